@@ -1,0 +1,1 @@
+//! Components as data, PKI, configuration and supervision of a cluster.

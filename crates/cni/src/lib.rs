@@ -1,0 +1,1 @@
+//! CNI plugin: routed point-to-point veths, no bridge.

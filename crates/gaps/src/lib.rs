@@ -1,0 +1,1 @@
+//! The gap table: what gVisor sandboxes lack, as data.

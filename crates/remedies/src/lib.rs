@@ -1,0 +1,1 @@
+//! Remedies for the gaps: plan, apply, verify, revert.

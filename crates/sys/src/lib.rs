@@ -1,0 +1,1 @@
+//! Safe wrappers over system calls that nix lacks; the only crate with unsafe.

@@ -1,0 +1,1 @@
+//! Real gVisor sandboxes for make up, tests and benches.
