@@ -1,1 +1,108 @@
-//! The gap table: what gVisor sandboxes lack, as data.
+//! The gap table: what a gVisor sandbox lacks, what breaks without it, and the ladder of remedies, as data.
+//!
+//! `terrarium up` plans from it and the documentation (`docs/gaps.md`) is rendered from it. A row exists for what was
+//! measured to be missing; a rung is listed as built only when the code for it exists.
+
+mod markdown;
+mod table;
+
+pub use markdown::render;
+pub use table::TABLE;
+
+/// Names a gap. Stable: it appears in plans, journals and on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GapId {
+    /// Files under /proc/sys are absent or read-only.
+    ProcSys,
+    /// Nothing is mounted on /sys/fs/cgroup.
+    CgroupMounts,
+    /// Files that cAdvisor reads are absent from gVisor's cgroup controllers.
+    CgroupStats,
+    /// Files of a FUSE cgroup hierarchy are recognised by their file system's magic number.
+    CgroupMagic,
+    /// /dev/kmsg is absent.
+    Kmsg,
+    /// Only cgroup v1 exists.
+    CgroupV1,
+    /// overlayfs refuses the root file system as its upper layer.
+    OverlayOnRoot,
+    /// Sysctls for unprivileged ports and ping sockets are absent, or the kernel says it is older than they are.
+    UnprivilegedSysctls,
+    /// Netlink does not report the kind of a link.
+    LinkKind,
+    /// A route without a device is unusable.
+    DevicelessRoute,
+    /// netfilter is legacy ip_tables with few matches and targets.
+    Netfilter,
+    /// runc 1.2 and newer, crun and youki refuse this kernel.
+    OciRuntime,
+    /// Resource limits are accepted and not enforced.
+    ResourceLimits,
+    /// No netlink multicast, no VXLAN.
+    LinkMonitor,
+    /// /etc/machine-id is absent.
+    MachineId,
+    /// The host's own name does not resolve.
+    HostnameResolution,
+}
+
+/// A rung of the remedy ladder, cheapest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// A flag or a configuration field of the component: costs nothing.
+    Flag,
+    /// A mount: costs nothing while running.
+    Mount,
+    /// A FUSE file system: costs those who read it.
+    Fuse,
+    /// Chosen system calls traced through seccomp: all others run untouched.
+    Intercept,
+    /// Our own part in place of a stock one that cannot work.
+    Replacement,
+}
+
+/// One step of a gap's ladder.
+#[derive(Debug)]
+pub struct Remedy {
+    /// Where on the ladder it stands.
+    pub rung: Rung,
+    /// What it does, in one sentence.
+    pub does: &'static str,
+    /// Whether terrarium has it; the others were measured to work and are to come.
+    pub built: bool,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Gap {
+    /// Its stable name.
+    pub id: GapId,
+    /// What is missing.
+    pub missing: &'static str,
+    /// What breaks without a remedy, with the message that users see.
+    pub breaks: &'static str,
+    /// The ladder, cheapest first.
+    pub remedies: &'static [Remedy],
+}
+
+impl GapId {
+    /// The table's row of this gap.
+    #[must_use]
+    pub fn gap(self) -> &'static Gap {
+        TABLE.iter().find(|gap| gap.id == self).expect("a test holds that every id has a row")
+    }
+}
+
+macro_rules! display_as_serialized {
+    ($($type:ty),*) => {$(
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.serialize(f)
+            }
+        }
+    )*};
+}
+use serde::Serialize as _;
+display_as_serialized!(GapId, Rung);
