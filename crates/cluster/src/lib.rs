@@ -1,1 +1,29 @@
-//! Components as data, PKI, configuration and supervision of a cluster.
+//! A Kubernetes cluster as components that are data: started in dependency order, supervised, stopped in order.
+//!
+//! `terrarium up` starts the [`supervisor`] in the background, which applies the remedies, writes keys and
+//! configuration, and runs the components. What is known about a cluster is in files: durable ones in the data
+//! directory, the rest in the runtime directory ([`Layout`]). Components outlive the supervisor: a new one finds them
+//! by their records and goes on with them.
+
+mod component;
+mod config;
+mod error;
+mod events;
+pub mod image;
+pub mod kubeconfig;
+mod layout;
+mod lifecycle;
+mod logs;
+mod network;
+mod node;
+mod pki;
+mod process;
+mod readiness;
+pub mod status;
+mod stop;
+pub mod supervisor;
+
+pub use error::{Error, chain};
+pub use events::Event;
+pub use layout::{DEFAULT_DATA_DIR, Layout};
+pub use lifecycle::{down, running_data_dir, up};

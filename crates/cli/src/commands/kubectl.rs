@@ -1,0 +1,27 @@
+//! `terrarium kubectl`
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result};
+use terrarium_cluster::{Error, Layout};
+
+/// Run kubectl against this cluster, with the administrator's rights
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Args {
+    /// kubectl's own arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    let kubeconfig = layout.admin_kubeconfig();
+    if !kubeconfig.exists() {
+        return Err(Error::NotRunning.into());
+    }
+    let program = layout.component("kubernetes")?;
+    let error = Command::new(&program).arg0("kubectl").args(&args.args).env("KUBECONFIG", kubeconfig).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}

@@ -1,0 +1,91 @@
+//! One file per command.
+
+mod completion;
+mod down;
+mod image;
+mod kubectl;
+mod logs;
+mod status;
+mod supervise;
+mod up;
+mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use terrarium_cluster::{DEFAULT_DATA_DIR, Layout, running_data_dir};
+
+/// Real, unpatched Kubernetes inside a gVisor sandbox.
+#[derive(Debug, Parser)]
+#[command(name = "terrarium", version, max_term_width = 100)]
+pub struct Cli {
+    /// Where the cluster's state, keys, images and logs are kept [default: that of the running cluster, else /var/lib/terrarium]
+    #[arg(long, global = true, value_name = "DIR", env = "TERRARIUM_DATA_DIR", hide_env_values = true)]
+    data_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Args),
+    Down(down::Args),
+    Status(status::Args),
+    Logs(logs::Args),
+    Kubectl(kubectl::Args),
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Print the versions of terrarium and its components
+    Version,
+    Completion(completion::Args),
+    #[command(hide = true)]
+    Supervise(supervise::Args),
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Runs the command that was asked for.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let layout = layout(cli.data_dir)?;
+    match cli.command {
+        Command::Up(args) => up::run(&layout, &args),
+        Command::Down(args) => down::run(&layout, &args),
+        Command::Status(args) => status::run(&layout, &args),
+        Command::Logs(args) => logs::run(&layout, &args),
+        Command::Kubectl(args) => kubectl::run(&layout, &args),
+        Command::Image(command) => image::run(&layout, &command),
+        Command::Version => version::run(&layout),
+        Command::Completion(args) => completion::run(&args),
+        Command::Supervise(args) => supervise::run(&layout, &args),
+    }
+}
+
+fn layout(data_dir: Option<PathBuf>) -> Result<Layout> {
+    if let Some(data_dir) = data_dir {
+        return Ok(Layout::new(std::path::absolute(data_dir)?)?);
+    }
+    let layout = Layout::new(DEFAULT_DATA_DIR)?;
+    Ok(match running_data_dir(&layout) {
+        Some(data_dir) => Layout::new(data_dir)?,
+        None => layout,
+    })
+}
+
+/// The user's kubeconfig: the first file of $KUBECONFIG, as kubectl writes to, else ~/.kube/config.
+fn user_kubeconfig() -> Option<PathBuf> {
+    let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    std::env::split_paths(&listed)
+        .find(|path| !path.as_os_str().is_empty())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".kube/config")))
+}

@@ -1,0 +1,29 @@
+//! `terrarium supervise`: the background process that `up` starts.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use terrarium_cluster::{Layout, supervisor};
+use tracing_subscriber::EnvFilter;
+
+/// Keep the cluster running until SIGTERM, then take it down
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// When the user asked for the cluster, in milliseconds since 1970
+    #[arg(long, value_name = "MILLISECONDS")]
+    since: Option<u64>,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .init();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ago = args.since.map_or(Duration::ZERO, |since| now.saturating_sub(Duration::from_millis(since)));
+    let start = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
+    supervisor::run(layout, start)?;
+    Ok(ExitCode::SUCCESS)
+}

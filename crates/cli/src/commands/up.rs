@@ -1,0 +1,90 @@
+//! `terrarium up`
+
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use terrarium_cluster::{Event, Layout, kubeconfig, up};
+
+use super::user_kubeconfig;
+
+/// Bring the cluster up, or wait for it if it is coming up already
+///
+/// Closes the gaps of this sandbox, starts Kubernetes in the background, waits until the node is Ready, and makes
+/// `terrarium` the current context of the kubeconfig. The cluster's state is kept in the data directory: after `down`,
+/// `up` goes on where it was.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How long to wait until the node is Ready, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    wait: Duration,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    let mut steps = Steps::new();
+    let result = up(layout, args.wait, |event| steps.show(event));
+    steps.clear();
+    result?;
+    if let Some(path) = user_kubeconfig() {
+        kubeconfig::merge(layout, &path)?;
+        eprintln!("context \"{}\" is the current one in {}", kubeconfig::CONTEXT, path.display());
+    }
+    eprintln!("\nnext:\n  terrarium kubectl get nodes\n  terrarium status\n  terrarium down");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The steps of a start, as they begin and end: spinners on a terminal, a line for each elsewhere.
+struct Steps {
+    bars: MultiProgress,
+    waiting: HashMap<String, (String, ProgressBar)>,
+    is_terminal: bool,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self { bars: MultiProgress::new(), waiting: HashMap::new(), is_terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn say(&self, line: &str) {
+        if self.is_terminal {
+            // The line goes above the spinners.
+            let _ = self.bars.println(line);
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Started { step, label } => {
+                let bar = ProgressBar::new_spinner().with_message(label.clone()).with_style(
+                    ProgressStyle::with_template("  {spinner} {msg} {elapsed}").expect("a constant template is valid"),
+                );
+                let bar = self.bars.add(bar);
+                bar.enable_steady_tick(Duration::from_millis(100));
+                self.waiting.insert(step.clone(), (label.clone(), bar));
+            }
+            Event::Ready { step, seconds } => {
+                let label = self.waiting.remove(step).map_or_else(
+                    || step.clone(),
+                    |(label, bar)| {
+                        self.bars.remove(&bar);
+                        label
+                    },
+                );
+                self.say(&format!("  ✓ {label:<18}{seconds:5.1} s"));
+            }
+            Event::Restarting { step, why } => self.say(&format!("  ! {step}: {why}; it is started again")),
+            Event::Up { seconds } => self.say(&format!("the cluster is up after {seconds:.1} s")),
+            // The error that `up` returns says it.
+            Event::Failed { .. } => {}
+        }
+    }
+
+    fn clear(&self) {
+        let _ = self.bars.clear();
+    }
+}

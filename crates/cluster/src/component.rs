@@ -1,0 +1,221 @@
+//! The components of a cluster, as data: what runs, what it needs first, and how to tell that it is ready.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use terrarium_remedies::Setting;
+
+use crate::config::{self, Network};
+use crate::pki::{self, key_files};
+use crate::{Error, Layout};
+
+/// Names a component: in logs, records, `status` and dependencies.
+pub(crate) type Name = &'static str;
+
+pub(crate) const CONTAINERD: Name = "containerd";
+pub(crate) const IMAGES: Name = "images";
+pub(crate) const KUBELET: Name = "kubelet";
+pub(crate) const SERVER: Name = "kube-server";
+pub(crate) const SUPERVISOR: Name = "supervisor";
+
+/// The components that are processes which go on, in the order in which they start.
+pub(crate) const SERVICES: &[Name] = &[CONTAINERD, SERVER, KUBELET];
+
+/// A program and its arguments.
+#[derive(Clone, Debug)]
+pub(crate) struct CommandLine {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+}
+
+/// One component.
+#[derive(Debug)]
+pub(crate) struct Component {
+    pub(crate) name: Name,
+    /// What it is to a person who waits.
+    pub(crate) label: &'static str,
+    /// The components that must be ready before it starts.
+    pub(crate) needs: &'static [Name],
+    pub(crate) runs: Runs,
+}
+
+/// How a component runs.
+#[derive(Debug)]
+pub(crate) enum Runs {
+    /// A process that goes on, and is started again when it ends.
+    Service { command: CommandLine, env: Vec<(&'static str, String)>, ready: Readiness },
+    /// Commands run to their end one after another, once per start of the cluster. Ready when all succeeded.
+    Task(Vec<CommandLine>),
+}
+
+/// How to tell that a service is ready.
+#[derive(Clone, Debug)]
+pub(crate) enum Readiness {
+    /// Someone listens on this unix socket.
+    Socket(PathBuf),
+    /// The API server says so.
+    Api,
+    /// The node of this name is Ready, by its kubelet's word since that started.
+    Node(String),
+}
+
+/// What differs from cluster to cluster.
+#[derive(Debug)]
+pub(crate) struct Spec<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) node: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) network: Network,
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// The components of a cluster.
+///
+/// # Errors
+/// A program is missing, or the image archives cannot be listed.
+pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
+    let layout = spec.layout;
+    let kubernetes = layout.component("kubernetes")?;
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
+    let socket = layout.containerd_socket();
+    // What containerd and its shims start by name is found beside them.
+    let beside = kubernetes.parent().map(|directory| directory.to_path_buf()).unwrap_or_default();
+    let search_path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", beside.display());
+
+    let imports = layout.image_archives()?.into_iter().map(|archive| import_command(layout, archive));
+    Ok(vec![
+        Component {
+            name: CONTAINERD,
+            label: "container runtime",
+            needs: &[],
+            runs: Runs::Service {
+                command: CommandLine {
+                    program: layout.component("containerd")?,
+                    args: vec!["--config".to_owned(), path(layout.config("containerd.toml"))],
+                },
+                env: vec![("PATH", search_path.clone())],
+                ready: Readiness::Socket(socket.clone()),
+            },
+        },
+        Component {
+            name: SERVER,
+            label: "API",
+            needs: &[],
+            runs: Runs::Service {
+                command: CommandLine { program: kubernetes.clone(), args: server_args(spec) },
+                env: Vec::new(),
+                ready: Readiness::Api,
+            },
+        },
+        Component {
+            name: IMAGES,
+            label: "images",
+            needs: &[CONTAINERD],
+            runs: Runs::Task(imports.collect::<Result<_, _>>()?),
+        },
+        Component {
+            name: KUBELET,
+            label: "node",
+            needs: &[CONTAINERD, SERVER],
+            runs: Runs::Service {
+                command: CommandLine {
+                    program: kubernetes,
+                    args: vec![
+                        "kubelet".to_owned(),
+                        format!("--config={}", path(layout.config("kubelet.json"))),
+                        format!("--kubeconfig={}", path(layout.config("kubelet.kubeconfig"))),
+                        format!("--hostname-override={}", spec.node),
+                        format!("--node-ip={}", spec.address),
+                    ],
+                },
+                env: vec![("PATH", search_path)],
+                ready: Readiness::Node(spec.node.clone()),
+            },
+        },
+    ])
+}
+
+/// The command that imports an image archive into containerd, where the kubelet finds it.
+pub(crate) fn import_command(layout: &Layout, archive: PathBuf) -> Result<CommandLine, Error> {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let mut args = vec!["--address".to_owned(), text(layout.containerd_socket())];
+    args.extend(["--namespace", "k8s.io", "images", "import", "--snapshotter", config::SNAPSHOTTER].map(str::to_owned));
+    args.push(text(archive));
+    Ok(CommandLine { program: layout.component("ctr")?, args })
+}
+
+/// The whole control plane and its store in one process: each part with its own arguments, parted by "--".
+fn server_args(spec: &Spec<'_>) -> Vec<String> {
+    let layout = spec.layout;
+    let kubeconfig = |client: &str| layout.config(&format!("{client}.kubeconfig")).display().to_string();
+    let key = |name: &str| key_files(layout, name).key.display().to_string();
+    let certificate = |name: &str| key_files(layout, name).certificate.display().to_string();
+    let store = layout.store().display().to_string();
+    let kine_socket = format!("unix://{}", layout.kine_socket().display());
+    let network = &spec.network;
+
+    let mut args: Vec<String> = vec![
+        "kube-server".into(),
+        "kine".into(),
+        // WAL with a sync at every commit: what the API acknowledged is on the disk.
+        format!("--endpoint=sqlite://{store}?_journal=WAL&cache=shared&_busy_timeout=30000&_synchronous=FULL"),
+        format!("--listen-address={kine_socket}"),
+        "--".into(),
+        "kube-apiserver".into(),
+        format!("--etcd-servers={kine_socket}"),
+        format!("--advertise-address={}", spec.address),
+        format!("--secure-port={}", config::API_PORT),
+        format!("--tls-cert-file={}", certificate(pki::API_SERVER)),
+        format!("--tls-private-key-file={}", key(pki::API_SERVER)),
+        format!("--client-ca-file={}", certificate(pki::CA)),
+        "--anonymous-auth=false".into(),
+        "--authorization-mode=Node,RBAC".into(),
+        "--enable-admission-plugins=NodeRestriction".into(),
+        "--allow-privileged=true".into(),
+        "--profiling=false".into(),
+        format!("--kubelet-certificate-authority={}", certificate(pki::CA)),
+        format!("--kubelet-client-certificate={}", certificate(pki::API_SERVER_KUBELET_CLIENT)),
+        format!("--kubelet-client-key={}", key(pki::API_SERVER_KUBELET_CLIENT)),
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
+        format!("--service-account-key-file={}", key(pki::SERVICE_ACCOUNT)),
+        format!("--service-account-signing-key-file={}", key(pki::SERVICE_ACCOUNT)),
+        format!("--service-cluster-ip-range={}", network.services),
+    ];
+    args.extend(spec.settings.iter().filter_map(|setting| match setting {
+        Setting::ApiServer { flag, value } => Some(format!("{flag}={value}")),
+        _ => None,
+    }));
+    let serving = [
+        "--bind-address=127.0.0.1".to_owned(),
+        format!("--tls-cert-file={}", certificate(pki::LOOPBACK_SERVING)),
+        format!("--tls-private-key-file={}", key(pki::LOOPBACK_SERVING)),
+        "--profiling=false".into(),
+        "--leader-elect=false".into(),
+    ];
+    args.extend([
+        "--".into(),
+        "kube-controller-manager".into(),
+        format!("--kubeconfig={}", kubeconfig(pki::CONTROLLER_MANAGER)),
+        format!("--authentication-kubeconfig={}", kubeconfig(pki::CONTROLLER_MANAGER)),
+        format!("--authorization-kubeconfig={}", kubeconfig(pki::CONTROLLER_MANAGER)),
+        "--use-service-account-credentials=true".into(),
+        format!("--service-account-private-key-file={}", key(pki::SERVICE_ACCOUNT)),
+        format!("--root-ca-file={}", certificate(pki::CA)),
+        format!("--cluster-signing-cert-file={}", certificate(pki::CA)),
+        format!("--cluster-signing-key-file={}", key(pki::CA)),
+        "--allocate-node-cidrs=true".into(),
+        format!("--cluster-cidr={}", network.pods),
+        format!("--node-cidr-mask-size={}", network.pods.prefix_len()),
+        format!("--service-cluster-ip-range={}", network.services),
+    ]);
+    args.extend(serving.clone());
+    args.extend([
+        "--".into(),
+        "kube-scheduler".into(),
+        format!("--kubeconfig={}", kubeconfig(pki::SCHEDULER)),
+        format!("--authentication-kubeconfig={}", kubeconfig(pki::SCHEDULER)),
+        format!("--authorization-kubeconfig={}", kubeconfig(pki::SCHEDULER)),
+    ]);
+    args.extend(serving);
+    args
+}

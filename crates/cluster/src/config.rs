@@ -1,0 +1,142 @@
+//! The configuration files of containerd, the kubelet and the CNI plugin, made from values.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use serde_json::{Value, json};
+use terrarium_remedies::Setting;
+
+use crate::component::Spec;
+use crate::layout::write;
+use crate::pki::{self, key_files};
+use crate::{Error, kubeconfig, network};
+
+/// The API server's port.
+pub(crate) const API_PORT: u16 = 6443;
+
+/// Works on the tmpfs that containerd's root is.
+pub(crate) const SNAPSHOTTER: &str = "overlayfs";
+
+/// The image that holds a Pod's namespaces; imported at every start, never pulled.
+const PAUSE_IMAGE: &str = "localhost/terrarium/pause:0.1.0";
+
+/// The cluster's address ranges. One node has the whole range of the Pods.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) pods: Ipv4Net,
+    pub(crate) services: Ipv4Net,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24),
+            services: Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16),
+        }
+    }
+}
+
+impl Network {
+    /// The node's address on every Pod's link.
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        nth(self.pods, 1)
+    }
+
+    /// The address of the Service `kubernetes`: the API server always takes the range's first.
+    pub(crate) fn api_service(&self) -> Ipv4Addr {
+        nth(self.services, 1)
+    }
+
+    /// The address of the cluster's DNS Service, by k3s's custom.
+    fn dns_service(&self) -> Ipv4Addr {
+        nth(self.services, 10)
+    }
+}
+
+fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(range.network()) + n)
+}
+
+/// Writes every key, kubeconfig and configuration file of the cluster.
+pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
+    let layout = spec.layout;
+    pki::issue(layout, &spec.node, spec.address.into(), spec.network.api_service())?;
+    let server = format!("https://127.0.0.1:{API_PORT}");
+    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
+        kubeconfig::write_for(layout, client, &server)?;
+    }
+    let to_json = |value: &Value| serde_json::to_vec_pretty(value).expect("a value becomes JSON");
+    write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
+    write(&layout.config("containerd.toml"), containerd(spec)?.as_bytes())?;
+    write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
+    network::link_plugins(layout)
+}
+
+/// KubeletConfiguration, kubelet.config.k8s.io/v1beta1.
+fn kubelet(spec: &Spec<'_>) -> Value {
+    let layout = spec.layout;
+    let serving = key_files(layout, pki::KUBELET_SERVING);
+    let resolv_conf = Path::new("/etc/resolv.conf");
+    let mut config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": spec.address,
+        "healthzBindAddress": "127.0.0.1",
+        "authentication": {
+            "anonymous": {"enabled": false},
+            "webhook": {"enabled": true},
+            "x509": {"clientCAFile": key_files(layout, pki::CA).certificate},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": serving.certificate,
+        "tlsPrivateKeyFile": serving.key,
+        "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
+        "cgroupDriver": "cgroupfs",
+        "clusterDNS": [spec.network.dns_service()],
+        "clusterDomain": "cluster.local",
+        "resolvConf": if resolv_conf.exists() { resolv_conf.to_string_lossy() } else { "".into() },
+        // A sandbox has no say in its host's swap.
+        "failSwapOn": false,
+    });
+    for setting in &spec.settings {
+        if let Setting::Kubelet { field, value } = setting {
+            config[field] = value.clone();
+        }
+    }
+    config
+}
+
+/// containerd's configuration, version 3.
+fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
+    let layout = spec.layout;
+    let mut runtime = json!({
+        "containerd": {
+            "default_runtime_name": "runc",
+            "runtimes": {"runc": {
+                "runtime_type": "io.containerd.runc.v2",
+                "options": {"BinaryName": layout.component("runc")?, "SystemdCgroup": false},
+            }},
+        },
+        "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d")},
+    });
+    for setting in &spec.settings {
+        if let Setting::Containerd { field, value } = setting {
+            runtime[field] = (*value).into();
+        }
+    }
+    let config = json!({
+        "version": 3,
+        "root": "/var/lib/containerd",
+        "state": "/run/containerd",
+        "grpc": {"address": layout.containerd_socket()},
+        "plugins": {
+            "io.containerd.cri.v1.images": {
+                "snapshotter": SNAPSHOTTER,
+                "pinned_images": {"sandbox": PAUSE_IMAGE},
+            },
+            "io.containerd.cri.v1.runtime": runtime,
+        },
+    });
+    Ok(toml::to_string(&config).expect("strings, numbers, lists and tables become TOML"))
+}

@@ -1,0 +1,229 @@
+//! Where everything is: what lasts in the data directory, what goes with the cluster in the runtime directory, and the
+//! components beside the program.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The data directory unless the user names another.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/terrarium";
+
+/// Runtime files. One cluster runs in a sandbox, so there is one such place.
+const RUNTIME_DIR: &str = "/run/terrarium";
+
+/// The layout of the data directory that this program reads and writes.
+const FORMAT: u32 = 1;
+
+/// The paths of one cluster.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    data: PathBuf,
+    runtime: PathBuf,
+    components: PathBuf,
+    images: PathBuf,
+}
+
+/// What says that a directory is terrarium's.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    format: u32,
+}
+
+impl Layout {
+    /// The layout for a data directory, with the components where they are installed: `$TERRARIUM_COMPONENTS`, or
+    /// `../libexec/terrarium` beside the directory of this program, and their images in `../share/terrarium/images`.
+    ///
+    /// # Errors
+    /// This program's own path cannot be told.
+    pub fn new(data: impl Into<PathBuf>) -> Result<Self, Error> {
+        let program = std::env::current_exe().map_err(Error::io("find this program's path", "/proc/self/exe"))?;
+        let prefix = program.ancestors().nth(2).unwrap_or(Path::new("/")).to_owned();
+        Ok(Self {
+            data: data.into(),
+            runtime: RUNTIME_DIR.into(),
+            components: std::env::var_os("TERRARIUM_COMPONENTS")
+                .map_or_else(|| prefix.join("libexec/terrarium"), PathBuf::from),
+            images: prefix.join("share/terrarium/images"),
+        })
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The runtime directory.
+    #[must_use]
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// Makes the directories, and makes sure that the data directory is empty or ours.
+    ///
+    /// # Errors
+    /// It holds something else, is of a newer terrarium, or cannot be written.
+    pub fn prepare(&self) -> Result<(), Error> {
+        let marker = self.data.join("terrarium.json");
+        let make = |path: PathBuf| {
+            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|source| Error::Io {
+                doing: "make the directory",
+                path,
+                source,
+            })
+        };
+        make(self.data.clone())?;
+        match fs::read(&marker) {
+            Ok(content) => match serde_json::from_slice(&content) {
+                Ok(Marker { format: FORMAT }) => {}
+                _ => {
+                    return Err(Error::DataDir {
+                        path: self.data.clone(),
+                        why: "it is of another version of terrarium",
+                    });
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut entries = fs::read_dir(&self.data).map_err(Error::io("read", &self.data))?;
+                if entries.next().is_some() {
+                    return Err(Error::DataDir {
+                        path: self.data.clone(),
+                        why: "it holds files that are not terrarium's",
+                    });
+                }
+                let content = serde_json::to_vec(&Marker { format: FORMAT }).expect("a number becomes JSON");
+                write(&marker, &content)?;
+            }
+            Err(error) => return Err(Error::io("read", &marker)(error)),
+        }
+        for directory in ["etc/cni/net.d", "images", "logs", "pki", "store"] {
+            make(self.data.join(directory))?;
+        }
+        for directory in ["cni/bin", "records"] {
+            make(self.runtime.join(directory))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the data directory, if it is ours.
+    pub(crate) fn purge(&self) -> Result<(), Error> {
+        if !self.data.exists() {
+            return Ok(());
+        }
+        if !self.data.join("terrarium.json").is_file() {
+            return Err(Error::DataDir { path: self.data.clone(), why: "it holds files that are not terrarium's" });
+        }
+        fs::remove_dir_all(&self.data).map_err(Error::io("remove", &self.data))
+    }
+
+    /// A component's program.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn component(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.components.join(name);
+        if path.is_file() { Ok(path) } else { Err(Error::NoComponent { path }) }
+    }
+
+    /// The image archives to import at every start, the shipped ones first.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn image_archives(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut archives = Vec::new();
+        for directory in [&self.images, &self.imported_images()] {
+            let entries = match fs::read_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(Error::io("read", directory))?,
+            };
+            let mut found: Vec<PathBuf> = entries
+                .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+                .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
+                .collect();
+            found.sort();
+            archives.extend(found);
+        }
+        Ok(archives)
+    }
+
+    /// Where the archives that the user imported are kept.
+    #[must_use]
+    pub fn imported_images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
+    pub(crate) fn pki(&self, file: &str) -> PathBuf {
+        self.data.join("pki").join(file)
+    }
+
+    pub(crate) fn config(&self, file: &str) -> PathBuf {
+        self.data.join("etc").join(file)
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data.join("store/state.db")
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.config("admin.kubeconfig")
+    }
+
+    /// The directory of the components' logs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    /// A component's log.
+    #[must_use]
+    pub fn log(&self, component: &str) -> PathBuf {
+        self.logs().join(format!("{component}.log"))
+    }
+
+    pub(crate) fn record(&self, component: &str) -> PathBuf {
+        self.runtime.join("records").join(format!("{component}.json"))
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.runtime.join("lock")
+    }
+
+    pub(crate) fn progress(&self) -> PathBuf {
+        self.runtime.join("progress")
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.runtime.join("journal")
+    }
+
+    pub(crate) fn containerd_socket(&self) -> PathBuf {
+        self.runtime.join("containerd.sock")
+    }
+
+    pub(crate) fn kine_socket(&self) -> PathBuf {
+        self.runtime.join("kine.sock")
+    }
+
+    pub(crate) fn cni(&self, path: &str) -> PathBuf {
+        self.runtime.join("cni").join(path)
+    }
+}
+
+/// Writes a file that only its owner may read, so that a reader finds all of it or what was there before.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(Error::io("write", path))
+}

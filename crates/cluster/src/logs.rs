@@ -1,0 +1,80 @@
+//! The components' logs. A component writes to its log file itself, so that it needs nobody alive for it; the file is
+//! rotated by copying and truncating, which its append-only descriptor survives.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Layout};
+
+/// A log is rotated when it is larger than this, in bytes.
+const LIMIT: u64 = 8 << 20;
+
+/// How many rotated files are kept: NAME.log.1 is the newest.
+const KEPT: u32 = 3;
+
+/// Opens a component's log for appending.
+pub(crate) fn open(layout: &Layout, name: &str) -> Result<File, Error> {
+    let path = layout.log(name);
+    OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))
+}
+
+/// Rotates every log that is too large.
+pub(crate) fn rotate_all(layout: &Layout) -> Result<(), Error> {
+    let directory = layout.logs();
+    for entry in fs::read_dir(&directory).map_err(Error::io("read", &directory))? {
+        let path = entry.map_err(Error::io("read", &directory))?.path();
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        if is_log && fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LIMIT) {
+            rotate(&path).map_err(Error::io("rotate", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn rotate(path: &Path) -> io::Result<()> {
+    for number in (1..KEPT).rev() {
+        match fs::rename(numbered(path, number), numbered(path, number + 1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::copy(path, numbered(path, 1))?;
+    OpenOptions::new().write(true).open(path)?.set_len(0)
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    path.with_added_extension(number.to_string())
+}
+
+/// The last lines of a component's log, for a message.
+pub(crate) fn tail(layout: &Layout, name: &str, lines: usize) -> String {
+    let content = fs::read(layout.log(name)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&content[content.len().saturating_sub(64 << 10)..]);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|line| format!("  {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_rotated_log_goes_on_through_the_descriptor_that_wrote_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.log");
+        let mut log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        for round in 0..5 {
+            log.write_all(format!("round {round}\n").as_bytes()).unwrap();
+            rotate(&path).unwrap();
+        }
+        log.write_all(b"after\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after\n");
+        assert_eq!(fs::read_to_string(numbered(&path, 1)).unwrap(), "round 4\n");
+        assert_eq!(fs::read_to_string(numbered(&path, KEPT)).unwrap(), "round 2\n");
+        assert!(!numbered(&path, KEPT + 1).exists());
+    }
+}

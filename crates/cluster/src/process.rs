@@ -1,0 +1,99 @@
+//! Processes that outlive who started them: told again by process ID, start time and program, so that a reused ID is
+//! never taken for one of ours.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use procfs::process::Process;
+use serde::{Deserialize, Serialize};
+
+use crate::layout::write;
+use crate::{Error, Layout};
+
+/// A process, as it is recorded on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessRef {
+    pub(crate) pid: i32,
+    /// Clock ticks between boot and the process's start (proc_pid_stat(5), field 22).
+    started: u64,
+    /// Its first argument: what it was called as.
+    program: PathBuf,
+}
+
+impl ProcessRef {
+    /// The process with this ID, if there is one that has not ended.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let process = Process::new(pid).ok()?;
+        let stat = process.stat().ok()?;
+        if matches!(stat.state, 'Z' | 'X') {
+            return None;
+        }
+        let program = process.cmdline().ok()?.into_iter().next()?.into();
+        Some(Self { pid, started: stat.starttime, program })
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        // The program's name is not compared between fork and exec: start times are enough to tell a process from one
+        // that got its ID later in the same boot, the program from one of another boot.
+        Self::of(self.pid).is_some_and(|now| now == *self)
+    }
+
+    /// Its resident set, in bytes; 0 once it has ended.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.pid)
+    }
+
+    /// Sends the signal if the process is still there.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if self.is_alive() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    /// Asks the process to end, waits for as long as `grace`, then kills it and waits again.
+    pub(crate) fn stop(&self, name: &str, grace: Duration) -> Result<(), Error> {
+        self.signal(Signal::SIGTERM);
+        if wait_until(grace, || !self.is_alive()) {
+            return Ok(());
+        }
+        self.signal(Signal::SIGKILL);
+        if wait_until(Duration::from_secs(5), || !self.is_alive()) {
+            return Ok(());
+        }
+        Err(Error::Unstoppable { name: name.to_owned(), pid: self.pid })
+    }
+}
+
+/// The resident set of a process, in bytes; 0 once it has ended.
+pub(crate) fn resident_bytes(pid: i32) -> u64 {
+    let pages = Process::new(pid).and_then(|process| process.statm()).map_or(0, |statm| statm.resident);
+    pages * procfs::page_size()
+}
+
+/// Looks every 20 ms whether it is so; `false` when the time is up.
+pub(crate) fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if is_so() {
+            return true;
+        }
+        if start.elapsed() >= limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Notes which process a component is.
+pub(crate) fn record(layout: &Layout, name: &str, process: &ProcessRef) -> Result<(), Error> {
+    write(&layout.record(name), &serde_json::to_vec(process).expect("a record becomes JSON"))
+}
+
+/// The process that a component was last noted to be, if it still runs.
+pub(crate) fn recorded(layout: &Layout, name: &str) -> Option<ProcessRef> {
+    let process: ProcessRef = serde_json::from_slice(&fs::read(layout.record(name)).ok()?).ok()?;
+    process.is_alive().then_some(process)
+}

@@ -1,0 +1,105 @@
+//! Taking a cluster down: everything that runs in its mount namespace, the Pods, the network, the remedies. It goes on
+//! after an error and says the first at the end; what is gone already is fine, so it can be done again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use terrarium_remedies::Journal;
+
+use crate::component::{CONTAINERD, KUBELET, Name, SERVER};
+use crate::process::{self, wait_until};
+use crate::{Error, Layout, network};
+
+/// How long a component may take to end by itself.
+const COMPONENT_GRACE: Duration = Duration::from_secs(10);
+
+/// How long the Pods' processes may take to end by themselves.
+const POD_GRACE: Duration = Duration::from_secs(2);
+
+/// The cgroups under which the kubelet keeps every Pod, in cgroup v1 and v2.
+const POD_CGROUPS: &[&str] = &["/sys/fs/cgroup/pids/kubepods", "/sys/fs/cgroup/kubepods"];
+
+/// Stops what runs and undoes what the journal holds. Call it from inside the cluster's mount namespace, or when
+/// nothing lives in it any more.
+pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<(), Error> {
+    let mut result = stop_service(layout, KUBELET);
+    if let Some(journal) = &journal {
+        stop_pods();
+        // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
+        let members = journal.namespace().members().unwrap_or_default();
+        let services = [CONTAINERD, SERVER].map(|name| process::recorded(layout, name).map(|process| process.pid));
+        let own = std::process::id().cast_signed();
+        for pid in members {
+            if pid != own && !services.contains(&Some(pid)) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+    for name in [CONTAINERD, SERVER] {
+        result = result.and(stop_service(layout, name));
+    }
+    if let Some(journal) = journal {
+        result = result.and(network::teardown());
+        result = result.and(journal.revert().map_err(Error::from));
+    }
+    if result.is_ok() {
+        remove_runtime_files(layout)?;
+    }
+    result
+}
+
+fn stop_service(layout: &Layout, name: Name) -> Result<(), Error> {
+    process::recorded(layout, name).map_or(Ok(()), |process| process.stop(name, COMPONENT_GRACE))
+}
+
+/// Ends every process of every Pod: asks, waits, kills.
+fn stop_pods() {
+    let signal_all = |signal| {
+        let pids = pod_processes();
+        for pid in &pids {
+            let _ = kill(Pid::from_raw(*pid), signal);
+        }
+        pids.is_empty()
+    };
+    if signal_all(Signal::SIGTERM) || wait_until(POD_GRACE, || pod_processes().is_empty()) {
+        return;
+    }
+    // A process may fork between the listing and the signal.
+    wait_until(POD_GRACE, || signal_all(Signal::SIGKILL));
+}
+
+fn pod_processes() -> Vec<i32> {
+    POD_CGROUPS.iter().flat_map(|root| members(Path::new(root))).collect()
+}
+
+/// The processes in a cgroup and those below it.
+fn members(cgroup: &Path) -> Vec<i32> {
+    let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<i32> = own.lines().filter_map(|line| line.parse().ok()).collect();
+    let children = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
+    let children = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    pids.extend(children.flat_map(|child| members(&child.path())));
+    pids
+}
+
+/// Removes the runtime directory, except the lock that is held and what the user may look at after a failure.
+fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
+    let kept = [layout.lock(), layout.progress(), layout.record(crate::component::SUPERVISOR)];
+    let entries = match fs::read_dir(layout.runtime()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", layout.runtime()))?,
+    };
+    let paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    for path in paths {
+        if kept.iter().any(|kept| kept.starts_with(&path)) {
+            continue;
+        }
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
