@@ -35,6 +35,9 @@ pub struct NetConf {
     /// Whether what Pods send out of the cluster gets the node's address as its source.
     #[serde(default)]
     pub ip_masq: bool,
+    /// Whether the node is to route between Pods, and from Pods to the outside: `net.ipv4.ip_forward` is set to 1.
+    #[serde(default = "default_ip_forward")]
+    pub ip_forward: bool,
     /// Destinations that Pods reach under their own address; needed with `ipMasq`.
     #[serde(rename = "clusterCIDR")]
     pub cluster_cidr: Option<Ipv4Net>,
@@ -75,6 +78,10 @@ pub struct AddressRange {
 
 fn default_mtu() -> u32 {
     DEFAULT_MTU
+}
+
+fn default_ip_forward() -> bool {
+    true
 }
 
 impl NetConf {
@@ -150,6 +157,9 @@ pub struct NetworkSettings {
     pub mtu: u32,
     /// Whether Pods reach the outside. `false` where there is no CAP_NET_RAW.
     pub ip_masq: bool,
+    /// Whether the node routes. `false` where it cannot: gVisor's `ip_forward` belongs to the sandbox's first network
+    /// namespace (its issue 1833), so in any other, as in user-namespace mode, Pods reach only the node itself.
+    pub ip_forward: bool,
     /// Where host-local keeps its leases. They should not outlive the Pods: a folder below /run.
     pub ipam_data_dir: PathBuf,
 }
@@ -160,6 +170,9 @@ pub fn network_config(settings: &NetworkSettings) -> Value {
     plugin.insert("type".into(), json!(PLUGIN));
     plugin.insert("mtu".into(), json!(settings.mtu));
     plugin.insert("ipMasq".into(), json!(settings.ip_masq));
+    if !settings.ip_forward {
+        plugin.insert("ipForward".into(), json!(false));
+    }
     plugin.insert("clusterCIDR".into(), json!(settings.cluster_cidr));
     if let Some(node_ip) = settings.node_ip {
         plugin.insert("nodeIP".into(), json!(node_ip));
@@ -187,6 +200,7 @@ mod tests {
             node_ip: Some(Ipv4Addr::new(10, 201, 0, 2)),
             mtu: DEFAULT_MTU,
             ip_masq: true,
+            ip_forward: true,
             ipam_data_dir: "/run/terrarium/ipam".into(),
         }
     }
@@ -219,9 +233,15 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_cannot_route_says_so() {
+        let conf = NetConf::parse(&handed_over(&NetworkSettings { ip_forward: false, ..settings() }, |_| ())).unwrap();
+        assert!(!conf.ip_forward);
+    }
+
+    #[test]
     fn defaults_are_a_large_mtu_and_no_egress() {
         let conf = NetConf::parse(br#"{"cniVersion":"1.0.0","name":"n","ipam":{"type":"host-local"}}"#).unwrap();
-        assert_eq!((conf.mtu, conf.ip_masq, conf.is_1_1()), (60_000, false, false));
+        assert_eq!((conf.mtu, conf.ip_masq, conf.ip_forward, conf.is_1_1()), (60_000, false, true, false));
         assert_eq!(conf.egress().unwrap(), None);
     }
 

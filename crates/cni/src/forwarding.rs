@@ -1,5 +1,9 @@
-//! `net.ipv4.ip_forward`: without it the node does not route between its Pods. In gVisor it is 0 at the start and
-//! belongs to the sandbox's own network stack.
+//! `net.ipv4.ip_forward`: without it the node does not route between its Pods.
+//!
+//! gVisor (`pkg/sentry/fsimpl/proc/tasks_sys.go`) starts with 0 and differs from Linux in two ways. The file always is
+//! that of the sandbox's first network namespace, whoever writes it: in another one nothing can be turned on, and the
+//! configuration has `ipForward` false. And each mount of /proc tells only what was written through it: a 0 may be
+//! wrong, and writing 1 once more does no harm.
 
 use std::fs;
 use std::io;

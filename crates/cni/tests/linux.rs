@@ -1,7 +1,6 @@
 //! The plugin for real, on this Linux: two Pods' network namespaces, the real host-local, TCP over the links.
 //!
-//! Everything happens in network namespaces of the test's own: the process leaves the machine's namespace first, so
-//! nothing on the machine changes. It takes root and `TERRARIUM_COMPONENTS`, a folder with `host-local`; without them
+//! Everything happens in namespaces of the test's own, which the process enters first: nothing on the machine changes. It takes root and `TERRARIUM_COMPONENTS`, a folder with `host-local`; without them
 //! the test says so and counts as skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test, though not one that cargo knows as such")]
@@ -16,6 +15,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use terrarium_cni::{NetworkSettings, network_config};
@@ -33,14 +33,20 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Leaves the machine's network namespace; finds host-local.
+/// Leaves the machine's network and mount namespaces; finds host-local.
 fn prepare() -> Result<PathBuf, String> {
     let components = std::env::var_os("TERRARIUM_COMPONENTS").map(PathBuf::from);
     let components = components.ok_or("TERRARIUM_COMPONENTS is not set")?;
     if !components.join("host-local").is_file() {
         return Err(format!("there is no host-local in {}", components.display()));
     }
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("no network namespace can be made: {errno}"))?;
+    let isolate = || {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none) // for iptables' lock file
+    };
+    isolate().map_err(|errno| format!("no namespaces can be made: {errno}"))?;
     Ok(components)
 }
 
@@ -86,6 +92,7 @@ impl Node {
             node_ip: Some(Ipv4Addr::new(10, 201, 0, 2)),
             mtu: 60_000,
             ip_masq: true,
+            ip_forward: true,
             ipam_data_dir: folder.path().join("ipam"),
         };
         let list = network_config(&settings);
@@ -103,7 +110,6 @@ impl Node {
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.path)
-            .env("XTABLES_LOCKFILE", self.folder.path().join("lock"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -175,6 +181,31 @@ fn ask(address: [u8; 4], port: u16) -> String {
     answer
 }
 
+/// What a Pod sends to the outside arrives with the node's address. The world is one more namespace.
+fn egress(node: &Node, pod: &Pod) {
+    if node.conf["ipMasq"] == false {
+        return;
+    }
+    if !ip("-V") {
+        println!("linux: the way to the outside is skipped: there is no `ip` to build an outside with");
+        return;
+    }
+    let world = Pod::new();
+    let task = world.netns.ancestors().nth(2).unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(ip(&format!("link add out type veth peer name world netns {task}")));
+    assert!(ip("addr add 10.201.0.2/24 dev out") && ip("link set out up"));
+    assert!(world.run(|| ip("addr add 10.201.0.1/24 dev world") && ip("link set world up")));
+    world.run(|| serve(80));
+    assert_eq!(pod.run(|| ask([10, 201, 0, 1], 80)), "10.201.0.2", "the node's address, not the Pod's");
+    assert!(ip("link del out"));
+    println!("linux: egress leaves with the node's address");
+}
+
+/// Runs iproute2 in the calling thread's namespace; only to build what is not the plugin's to build.
+fn ip(arguments: &str) -> bool {
+    Command::new("ip").args(arguments.split(' ')).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
 fn story(components: &Path) {
     let mut node = Node::new(components);
     let (one, two, nowhere) = (Pod::new(), Pod::new(), Path::new(""));
@@ -210,6 +241,8 @@ fn story(components: &Path) {
         "127.0.0.1",
         "lo is up"
     );
+
+    egress(&node, &one);
 
     let first = node.with("prevResult", first);
     let second = node.with("prevResult", second);

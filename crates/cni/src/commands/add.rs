@@ -62,7 +62,11 @@ fn prepare_node(conf: &NetConf) -> Result<(), Error> {
     if let Some(egress) = conf.egress()? {
         egress.install()?;
     }
-    forwarding::enable().map_err(|source| Error::Io { action: "set net.ipv4.ip_forward to 1", source })
+    if conf.ip_forward {
+        let action = "set net.ipv4.ip_forward to 1 (with `ipForward` false, Pods do without routes to each other)";
+        forwarding::enable().map_err(|source| Error::Io { action, source })?;
+    }
+    Ok(())
 }
 
 fn addresses_of(given: &CniResult) -> Result<Addresses, Error> {
