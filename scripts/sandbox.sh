@@ -12,7 +12,7 @@ fi
 manifests=${bin%/bin}/share/terrarium/manifests
 
 fail() {
-  printf 'error: %s\n' "$@" >&2
+  printf '%s\n' "error: $1" "${@:2}" >&2
   exit 1
 }
 
