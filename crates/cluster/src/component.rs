@@ -177,7 +177,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--kubelet-client-certificate={}", certificate(pki::API_SERVER_KUBELET_CLIENT)),
         format!("--kubelet-client-key={}", key(pki::API_SERVER_KUBELET_CLIENT)),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-        format!("--service-account-key-file={}", key(pki::SERVICE_ACCOUNT)),
+        format!("--service-account-key-file={}", layout.pki(pki::SERVICE_ACCOUNT_PUBLIC).display()),
         format!("--service-account-signing-key-file={}", key(pki::SERVICE_ACCOUNT)),
         format!("--service-cluster-ip-range={}", network.services),
     ];

@@ -93,6 +93,8 @@ fn kubelet(spec: &Spec<'_>) -> Value {
         "tlsPrivateKeyFile": serving.key,
         "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",
+        // Its default lies outside the directories that go with the cluster.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "clusterDNS": [spec.network.dns_service()],
         "clusterDomain": "cluster.local",
         "resolvConf": if resolv_conf.exists() { resolv_conf.to_string_lossy() } else { "".into() },
@@ -118,7 +120,7 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
                 "options": {"BinaryName": layout.component("runc")?, "SystemdCgroup": false},
             }},
         },
-        "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d")},
+        "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d"), "use_internal_loopback": true},
     });
     for setting in &spec.settings {
         if let Setting::Containerd { field, value } = setting {

@@ -169,7 +169,10 @@ impl Remedy for NoLocalStorageIsolation {
 
     fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
         let complete = is_cgroup_v2() || Path::new(CGROUP_ROOT).join("cpuacct/cpuacct.usage_percpu").exists();
-        Ok(unless(complete, || vec![kubelet("localStorageCapacityIsolation", json!(false))]))
+        // Without figures there is nothing to compare eviction's thresholds with.
+        Ok(unless(complete, || {
+            vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))]
+        }))
     }
 }
 
