@@ -1,1 +1,6 @@
-//! Safe wrappers over system calls that nix lacks; the only crate with unsafe.
+//! Safe wrappers over system calls that nix and rustix lack. This is the only crate of the workspace with `unsafe`;
+//! every wrapper takes borrowed file descriptors and owned or borrowed buffers, so that no caller can hand the kernel
+//! a pointer of its own making.
+#![deny(missing_docs)]
+
+pub mod ip_tables;

@@ -1,0 +1,31 @@
+//! The end of a node: what the plugin left there besides attachments.
+
+use crate::commands::delete_host_links;
+use crate::egress::{self, EgressError};
+use crate::error::Error;
+
+/// What [`teardown`] did, and what it could not do.
+#[derive(Debug, Default)]
+pub struct Teardown {
+    /// Whether there were nat rules of ours, which are gone now.
+    pub rules_removed: bool,
+    /// Links that were deleted, by name.
+    pub links_deleted: Vec<String>,
+    /// What failed. Everything else was done nevertheless.
+    pub errors: Vec<Error>,
+}
+
+/// Removes our nat rules and all host-side links of ours, from the network namespace of the caller. To be called when
+/// the Pods are gone; may be called any number of times. `net.ipv4.ip_forward` stays as it is, and so do the leases of
+/// the IPAM plugin, which are files in its `dataDir`.
+pub fn teardown() -> Teardown {
+    let (links_deleted, mut errors) = delete_host_links(|_| true);
+    let rules_removed = egress::remove().unwrap_or_else(|error| {
+        // Where the table cannot be reached, no rule of ours can be in it.
+        if !matches!(error, EgressError::NoRawSocket(_) | EgressError::NoIpTables(_)) {
+            errors.push(error.into());
+        }
+        false
+    });
+    Teardown { rules_removed, links_deleted, errors }
+}
