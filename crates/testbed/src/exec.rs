@@ -1,0 +1,78 @@
+//! Running programs in a sandbox.
+
+use std::{
+    ffi::{OsStr, OsString},
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::{
+    error::Result,
+    gvisor::runsc,
+    record::Record,
+    tool::{describe, spawn_failed},
+};
+
+/// A program to run in a sandbox; made by [`Sandbox::command`](crate::Sandbox::command).
+///
+/// Its exit code is the program's own; 128 + n when signal n ended it; 128 when it could not be started.
+/// Killing the child that stands for it on the host does not end it: SIGINT and SIGTERM are passed on, SIGKILL is not.
+#[derive(Debug)]
+pub struct Exec {
+    runsc: Command,
+    id: String,
+    env: Vec<OsString>,
+    cwd: Option<OsString>,
+    argv: Vec<OsString>,
+}
+
+impl Exec {
+    pub(crate) fn new(record: &Record, root: &std::path::Path, argv: Vec<OsString>) -> Self {
+        let runsc = runsc(&record.runsc, root, record.platform);
+        Self { runsc, id: record.id(), env: Vec::new(), cwd: None, argv }
+    }
+
+    /// Adds a variable to the sandbox's environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let mut pair = name.as_ref().to_owned();
+        pair.push("=");
+        pair.push(value);
+        self.env.push(pair);
+        self
+    }
+
+    /// Starts in this directory instead of `/`.
+    pub fn cwd(mut self, directory: impl AsRef<OsStr>) -> Self {
+        self.cwd = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// The host command that runs it, its streams still to be chosen.
+    ///
+    /// Streams that are all one terminal make the program's terminal. A regular file must not be among them: gVisor
+    /// writes to it at an offset of its own.
+    pub fn into_command(self) -> Command {
+        let mut command = self.runsc;
+        command.arg("exec");
+        for pair in &self.env {
+            command.arg("--env").arg(pair);
+        }
+        if let Some(directory) = &self.cwd {
+            command.arg("--cwd").arg(directory);
+        }
+        command.arg(&self.id).args(&self.argv);
+        command
+    }
+
+    /// Starts it with all three streams as pipes.
+    pub fn spawn(self) -> Result<Child> {
+        let mut command = self.into_command();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().map_err(|source| spawn_failed(&describe(&command), source))
+    }
+
+    /// Runs it to its end, without input.
+    pub fn output(self) -> Result<Output> {
+        let mut command = self.into_command();
+        command.stdin(Stdio::null()).output().map_err(|source| spawn_failed(&describe(&command), source))
+    }
+}

@@ -1,0 +1,318 @@
+//! Where records live, and who may touch which.
+//!
+//! `/run/terrarium-testbed/<id>/` holds a sandbox's record, lock, log and runsc's own state;
+//! `${XDG_CACHE_HOME:-~/.cache}/terrarium/sandboxes/<id>/` its root, on disk.
+//!
+//! Whoever makes, owns or removes a sandbox holds the lock file of its directory. The kernel frees that lock when its
+//! holder dies, however it dies: **a free lock on a sandbox that is not to be kept means that its owner is gone.**
+//! The lock of the store itself is held only to look at the directory and to add to it, never while working. A directory
+//! leaves by an atomic rename, so that it is either whole or not there.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use crate::{
+    error::{Error, IoContext, Result},
+    network::Slot,
+    process::boot_id,
+    record::{Files, Record, State, id},
+    teardown,
+    tool::Interrupt,
+};
+
+/// Marks a directory that is on its way out.
+const GONE: &str = ".gone-";
+
+/// All sandboxes of this host.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    run: PathBuf,
+    cache: PathBuf,
+}
+
+/// The right to use and remove one sandbox.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) directory: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// What [`Store::claim`] found.
+pub(crate) enum Claimed {
+    /// The name was free: the record is written, the rest is to be made.
+    New(Claim, Record),
+    /// A kept sandbox of that name runs.
+    Running(Record),
+}
+
+enum Lock {
+    Held,
+    Gone,
+    Free(Claim),
+}
+
+impl Store {
+    /// The store of this host, made when missing.
+    pub(crate) fn open() -> Result<Self> {
+        Self::at("/run/terrarium-testbed".into(), cache_directory())
+    }
+
+    fn at(run: PathBuf, cache: PathBuf) -> Result<Self> {
+        let store = Self { run, cache };
+        for directory in [&store.run, &store.sandboxes()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).io("create", directory)?;
+        }
+        Ok(store)
+    }
+
+    /// What can be made again: `${XDG_CACHE_HOME:-~/.cache}/terrarium`.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    fn sandboxes(&self) -> PathBuf {
+        self.cache.join("sandboxes")
+    }
+
+    /// Where the record of the sandbox called `name` is.
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
+        self.run.join(id(name))
+    }
+
+    /// Where the root of the sandbox called `name` goes.
+    pub(crate) fn disk(&self, name: &str) -> PathBuf {
+        self.sandboxes().join(id(name))
+    }
+
+    /// Claims the name of `draft`; its slot is chosen here. Waits while a kept sandbox of that name comes or goes.
+    pub(crate) fn claim(&self, draft: &Record, interrupt: &Interrupt) -> Result<Claimed> {
+        let directory = self.run.join(draft.id());
+        loop {
+            interrupt.check()?;
+            let whole = self.lock()?;
+            if !directory.exists() {
+                return self.add(directory, draft);
+            }
+            let record = read(&directory);
+            match try_lock(&directory)? {
+                Lock::Gone => {}
+                Lock::Held => {
+                    drop(whole);
+                    owned_by_another(record.as_ref())?;
+                    thread::sleep(Duration::from_millis(50));
+                }
+                Lock::Free(claim) => {
+                    drop(whole);
+                    // Read again: the holder may have finished between the first look and the lock.
+                    match read(&claim.directory) {
+                        Some(record) if record.keep && record.pid().is_some() => return Ok(Claimed::Running(record)),
+                        record => self.remove(claim, record.as_ref())?,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Call under the store's lock.
+    fn add(&self, directory: PathBuf, draft: &Record) -> Result<Claimed> {
+        let used: BTreeSet<Slot> = self.directories()?.iter().filter_map(|other| Some(read(other)?.slot)).collect();
+        let slot = Slot::free(used)?.ok_or(Error::NoAddress)?;
+        let record = Record { slot, ..draft.clone() };
+        fs::DirBuilder::new().mode(0o700).create(&directory).io("create", &directory)?;
+        match try_lock(&directory)? {
+            Lock::Free(claim) => {
+                claim.write(&record)?;
+                Ok(Claimed::New(claim, record))
+            }
+            Lock::Held | Lock::Gone => unreachable!("the directory was made under the store's lock"),
+        }
+    }
+
+    /// Takes the sandbox called `name` to remove it; none when there is none.
+    pub(crate) fn take(&self, name: &str, interrupt: &Interrupt) -> Result<Option<(Claim, Option<Record>)>> {
+        let directory = self.run.join(id(name));
+        loop {
+            interrupt.check()?;
+            let whole = self.lock()?;
+            if !directory.exists() {
+                return Ok(None);
+            }
+            match try_lock(&directory)? {
+                Lock::Gone => return Ok(None),
+                Lock::Free(claim) => {
+                    let record = read(&directory);
+                    return Ok(Some((claim, record)));
+                }
+                Lock::Held => {
+                    drop(whole);
+                    owned_by_another(read(&directory).as_ref())?;
+                    thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+
+    /// The record of the sandbox called `name`.
+    pub(crate) fn find(&self, name: &str) -> Option<Record> {
+        read(&self.run.join(id(name)))
+    }
+
+    /// Every sandbox and how it stands.
+    pub(crate) fn list(&self) -> Result<Vec<(Record, State)>> {
+        let _whole = self.lock()?;
+        let mut all = Vec::new();
+        for directory in self.directories()? {
+            let Some(record) = read(&directory) else { continue };
+            let held = matches!(try_lock(&directory)?, Lock::Held);
+            let state = match record.pid() {
+                Some(_) => State::Running,
+                None if held => State::Busy,
+                None => State::Dead,
+            };
+            all.push((record, state));
+        }
+        Ok(all)
+    }
+
+    /// Removes every sandbox whose owner is gone, and roots that a reboot left without a record; returns their names.
+    pub(crate) fn sweep(&self) -> Result<Vec<String>> {
+        let mut swept = Vec::new();
+        let mut problems = Vec::new();
+        for (claim, record) in self.abandoned()? {
+            let id = file_name(&claim.directory).to_owned();
+            match self.remove(claim, record.as_ref()) {
+                Ok(()) => swept.push(id),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        if problems.is_empty() { Ok(swept) } else { Err(Error::Leftovers { id: "sweep".into(), problems }) }
+    }
+
+    fn abandoned(&self) -> Result<Vec<(Claim, Option<Record>)>> {
+        let _whole = self.lock()?;
+        let boot = boot_id();
+        let mut abandoned = Vec::new();
+        for directory in self.directories()? {
+            if let Lock::Free(claim) = try_lock(&directory)? {
+                // Records are written under the store's lock, so one that cannot be read now never will be.
+                let record = read(&directory);
+                if record.as_ref().is_none_or(|record| record.is_abandoned(&boot)) {
+                    abandoned.push((claim, record));
+                }
+            }
+        }
+        // A record is written before its root is made: a root without one has lost it with an emptied /run.
+        for root in children(&self.sandboxes())? {
+            if file_name(&root).starts_with("tt-") && !self.run.join(file_name(&root)).exists() {
+                teardown::remove_tree(&root)?;
+            }
+        }
+        for half in children(&self.run)? {
+            if file_name(&half).starts_with(GONE) {
+                // Another process may be removing it too.
+                let _ = teardown::remove_tree(&half);
+            }
+        }
+        Ok(abandoned)
+    }
+
+    /// Removes a sandbox wholly. Goes on after a failure; then the record stays, for the next sweep.
+    pub(crate) fn remove(&self, claim: Claim, record: Option<&Record>) -> Result<()> {
+        let name = file_name(&claim.directory).to_owned();
+        let disk = record.map_or_else(|| self.sandboxes().join(&name), |record| record.disk.clone());
+        teardown::remove(&claim.directory, record, &disk)?;
+        let gone = self.run.join(format!("{GONE}{name}-{}", std::process::id()));
+        fs::rename(&claim.directory, &gone).io("rename", &claim.directory)?;
+        teardown::remove_tree(&gone)
+    }
+
+    fn directories(&self) -> Result<Vec<PathBuf>> {
+        let ours = |path: &PathBuf| file_name(path).starts_with("tt-");
+        Ok(children(&self.run)?.into_iter().filter(ours).collect())
+    }
+
+    fn lock(&self) -> Result<Flock<File>> {
+        let path = self.run.join("lock");
+        let file = open_lock(&path).io("open", &path)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).io("lock", path)
+    }
+}
+
+impl Claim {
+    /// Writes the record, so that a reader sees the old one or the new one.
+    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        let path = Files(&self.directory).record();
+        let new = path.with_extension("new");
+        let text = serde_json::to_vec_pretty(record).map_err(io::Error::from).io("encode", &path)?;
+        fs::write(&new, text).io("write", &new)?;
+        fs::rename(&new, &path).io("rename", &new)
+    }
+}
+
+/// Call under the store's lock: it creates a lock file that is missing.
+fn try_lock(directory: &Path) -> Result<Lock> {
+    let path = Files(directory).lock();
+    let file = match open_lock(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lock::Gone),
+        other => other.io("open", &path)?,
+    };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            // The last holder may have removed the directory between open and lock.
+            let same = fs::metadata(&path).is_ok_and(|now| lock.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
+            Ok(if same { Lock::Free(Claim { directory: directory.to_owned(), _lock: lock }) } else { Lock::Gone })
+        }
+        Err((_, Errno::EWOULDBLOCK)) => Ok(Lock::Held),
+        Err((_, errno)) => Err(errno).io("lock", path),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).open(path)
+}
+
+fn read(directory: &Path) -> Option<Record> {
+    serde_json::from_slice(&fs::read(Files(directory).record()).ok()?).ok()
+}
+
+fn owned_by_another(record: Option<&Record>) -> Result<()> {
+    match record {
+        Some(record) if !record.keep => Err(Error::Owned { name: record.name.clone(), owner: record.owner }),
+        _ => Ok(()),
+    }
+}
+
+fn children(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).io("list", directory)?;
+    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+    if let Ok(paths) = &mut paths {
+        paths.sort();
+    }
+    paths.io("list", directory)
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn cache_directory() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || set("HOME").unwrap_or_else(|| "/root".into());
+    set("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache")).join("terrarium")
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

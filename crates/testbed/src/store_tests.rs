@@ -1,0 +1,122 @@
+use super::*;
+use crate::{process::Process, record::tests::sample};
+
+struct Fixture {
+    _directory: tempfile::TempDir,
+    store: Store,
+}
+
+fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::at(directory.path().join("run"), directory.path().join("cache")).expect("a store");
+    Fixture { _directory: directory, store }
+}
+
+impl Fixture {
+    fn draft(&self, name: &str, keep: bool) -> Record {
+        Record { disk: self.store.disk(name), ..sample(name, keep, None) }
+    }
+
+    fn claim(&self, draft: &Record) -> (Claim, Record) {
+        match self.store.claim(draft, &Interrupt::default()).expect("a claim") {
+            Claimed::New(claim, record) => (claim, record),
+            Claimed::Running(_) => panic!("it runs already"),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let all = self.store.list().expect("a list");
+        all.into_iter().map(|(record, _)| record.name).collect()
+    }
+}
+
+fn own_process() -> Option<Process> {
+    Process::of(std::process::id().cast_signed())
+}
+
+#[test]
+fn a_sandbox_is_swept_once_its_owner_is_gone() {
+    let fixture = fixture();
+    let (claim, record) = fixture.claim(&fixture.draft("a", false));
+    fs::create_dir_all(record.rootfs()).expect("a root");
+    assert_eq!(fixture.store.sweep().expect("a sweep"), Vec::<String>::new());
+    assert_eq!(fixture.names(), ["a"]);
+    drop(claim); // what the kernel does when the owner dies
+    assert_eq!(fixture.store.sweep().expect("a sweep"), ["tt-a"]);
+    assert!(fixture.names().is_empty());
+    assert!(!record.disk.exists());
+}
+
+#[test]
+fn a_kept_sandbox_stays_when_its_maker_ends() {
+    let fixture = fixture();
+    let (claim, record) = fixture.claim(&fixture.draft("a", true));
+    claim.write(&Record { sandbox: own_process(), ..record }).expect("a record");
+    drop(claim);
+    assert!(fixture.store.sweep().expect("a sweep").is_empty());
+    let again = fixture.store.claim(&fixture.draft("a", true), &Interrupt::default()).expect("a claim");
+    assert!(matches!(again, Claimed::Running(_)));
+}
+
+#[test]
+fn a_start_that_was_killed_midway_is_swept() {
+    let fixture = fixture();
+    drop(fixture.claim(&fixture.draft("a", true)));
+    assert_eq!(fixture.store.sweep().expect("a sweep"), ["tt-a"]);
+}
+
+#[test]
+fn a_directory_without_a_record_is_swept() {
+    let fixture = fixture();
+    fs::create_dir(fixture.store.run.join("tt-half")).expect("a directory");
+    assert_eq!(fixture.store.sweep().expect("a sweep"), ["tt-half"]);
+}
+
+#[test]
+fn what_is_not_ours_stays() {
+    let fixture = fixture();
+    let strangers = [fixture.store.run.join("other"), fixture.store.sandboxes().join("other")];
+    strangers.iter().for_each(|path| fs::create_dir(path).expect("a directory"));
+    fixture.store.sweep().expect("a sweep");
+    assert!(strangers.iter().all(|path| path.exists()));
+}
+
+#[test]
+fn a_root_that_lost_its_record_is_removed() {
+    let fixture = fixture();
+    let lost = fixture.store.disk("lost");
+    fs::create_dir_all(lost.join("rootfs")).expect("a root");
+    fixture.store.sweep().expect("a sweep");
+    assert!(!lost.exists());
+}
+
+#[test]
+fn a_name_in_use_by_a_living_owner_is_refused() {
+    let fixture = fixture();
+    let _owner = fixture.claim(&fixture.draft("a", false));
+    let second = fixture.store.claim(&fixture.draft("a", true), &Interrupt::default());
+    assert!(matches!(second, Err(Error::Owned { owner: 1, .. })));
+    assert!(matches!(fixture.store.take("a", &Interrupt::default()), Err(Error::Owned { .. })));
+}
+
+#[test]
+fn a_dead_sandbox_makes_room_for_a_new_one() {
+    let fixture = fixture();
+    let (claim, record) = fixture.claim(&fixture.draft("a", true));
+    let mut dead = std::process::Command::new("sleep").arg("9").spawn().expect("sleep");
+    let process = Process::of(dead.id().cast_signed());
+    claim.write(&Record { sandbox: process, ..record }).expect("a record");
+    drop(claim);
+    dead.kill().expect("kill");
+    dead.wait().expect("wait");
+    assert_eq!(fixture.store.list().expect("a list")[0].1, State::Dead);
+    fixture.claim(&fixture.draft("a", true));
+}
+
+#[test]
+fn parallel_sandboxes_get_different_networks() {
+    let fixture = fixture();
+    let (_a, first) = fixture.claim(&fixture.draft("a", false));
+    let (_b, second) = fixture.claim(&fixture.draft("b", false));
+    assert_ne!(first.slot, second.slot);
+}
