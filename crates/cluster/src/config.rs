@@ -121,6 +121,8 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
             }},
         },
         "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d"), "use_internal_loopback": true},
+        // All that containerd makes lies below its root and its state directory, and goes with them.
+        "netns_mounts_under_state_dir": true,
     });
     for setting in &spec.settings {
         if let Setting::Containerd { field, value } = setting {
@@ -138,6 +140,8 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
                 "pinned_images": {"sandbox": PAUSE_IMAGE},
             },
             "io.containerd.cri.v1.runtime": runtime,
+            "io.containerd.internal.v1.opt": {"path": "/var/lib/containerd/opt"},
+            "io.containerd.nri.v1.nri": {"disable": true},
         },
     });
     Ok(toml::to_string(&config).expect("strings, numbers, lists and tables become TOML"))
