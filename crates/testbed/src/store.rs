@@ -109,7 +109,7 @@ impl Store {
         self.run.join(id(name))
     }
 
-    /// Where the root of the sandbox called `name` goes.
+    /// Where what the sandbox called `name` writes goes.
     pub(crate) fn disk(&self, name: &str) -> PathBuf {
         self.sandboxes().join(id(name))
     }

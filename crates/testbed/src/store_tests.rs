@@ -44,7 +44,7 @@ fn own_process() -> Option<Process> {
 fn a_sandbox_is_swept_once_its_owner_is_gone() {
     let fixture = fixture();
     let (claim, record) = fixture.claim(&fixture.draft("a", false));
-    fs::create_dir_all(record.rootfs()).expect("a root");
+    fs::create_dir_all(record.disk.join("rootfs")).expect("a root");
     assert!(fixture.sweep().is_empty());
     assert_eq!(fixture.names(), ["a"]);
     drop(claim); // what the kernel does when the owner dies

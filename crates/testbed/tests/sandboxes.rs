@@ -17,13 +17,13 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use terrarium_testbed::{Gvisor, Sandbox, check_host};
+use terrarium_testbed::{Gvisor, RootKind, Sandbox, check_host};
 
 type Outcome = Result<(), Failed>;
 type Test = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let tests: [Test; 15] = [
+    let tests: [Test; 16] = [
         ("the_exit_code_is_passed_on", the_exit_code_is_passed_on),
         ("output_and_input_stream_while_running", output_and_input_stream_while_running),
         ("a_regular_file_gets_all_output", a_regular_file_gets_all_output),
@@ -32,6 +32,7 @@ fn main() {
         ("two_sandboxes_at_once", two_sandboxes_at_once),
         ("a_server_of_the_test_is_reached", a_server_of_the_test_is_reached),
         ("binds_are_seen_inside", binds_are_seen_inside),
+        ("the_kind_of_root_decides_about_whiteouts", the_kind_of_root_decides_about_whiteouts),
         ("orphans_leave_no_zombies", orphans_leave_no_zombies),
         ("ctrl_c_leaves_nothing", ctrl_c_leaves_nothing),
         ("ctrl_c_while_starting_leaves_nothing", ctrl_c_while_starting_leaves_nothing),
@@ -162,6 +163,19 @@ fn binds_are_seen_inside() -> Outcome {
     equal(std::fs::read_to_string(shared.path().join("guest"))?, "g\n".into())
 }
 
+fn the_kind_of_root_decides_about_whiteouts() -> Outcome {
+    for (root, allowed) in [(RootKind::Directory, true), (RootKind::Overlay, false)] {
+        let sandbox = Sandbox::builder().root(root).start()?;
+        let traces = Traces::of(sandbox.name())?;
+        equal(sandbox.exec(["mknod", "/root/whiteout", "c", "0", "0"])?.status.success(), allowed)?;
+        sandbox.exec(["sh", "-c", "echo kept > /root/file"])?;
+        equal(text(&sandbox.exec(["cat", "/root/file"])?.stdout), "kept\n".into())?;
+        sandbox.stop()?;
+        traces.expect_none()?;
+    }
+    Ok(())
+}
+
 fn orphans_leave_no_zombies() -> Outcome {
     let sandbox = Sandbox::builder().start()?;
     let script = "(sleep 0.1 &); sh -c 'sleep 0.1 & exec sleep 0.3'; sleep 0.3; ps -eo stat= | grep -c Z";
@@ -257,7 +271,7 @@ impl Traces {
         let mut traces = Self::expected(name);
         traces.paths.push(Path::new("/sys/class/net").join(link));
         traces.paths.push(Path::new("/run/netns").join(link));
-        traces.paths.push(listed["rootfs"].as_str().ok_or("no rootfs")?.into());
+        traces.paths.push(listed["disk"].as_str().ok_or("no disk")?.into());
         Ok(Self { listed, ..traces })
     }
 
