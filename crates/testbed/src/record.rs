@@ -40,6 +40,7 @@ pub struct Record {
     pub(crate) gvisor: Gvisor,
     pub(crate) platform: Platform,
     pub(crate) privilege: Privilege,
+    #[serde(default)] // absent in records written before there was a choice
     pub(crate) root: RootKind,
     pub(crate) runsc: PathBuf,
     pub(crate) slot: Slot,

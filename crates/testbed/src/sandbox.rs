@@ -240,7 +240,7 @@ impl Sandbox {
     pub fn find(name: &str) -> Result<Option<Self>> {
         check_name(name)?;
         let store = Store::open()?;
-        let running = store.find(name).filter(|record| record.pid().is_some());
+        let running = store.find(name)?.filter(|record| record.pid().is_some());
         Ok(running.map(|record| Self::kept(store, record)))
     }
 

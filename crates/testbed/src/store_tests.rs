@@ -79,6 +79,22 @@ fn a_directory_without_a_record_is_swept() {
 }
 
 #[test]
+fn the_sandbox_of_another_version_stays_and_is_told() {
+    let fixture = fixture();
+    let (claim, record) = fixture.claim(&fixture.draft("a", false));
+    let path = Files(&claim.directory).record();
+    fs::write(&path, r#"{"name":"a","gvisor":"2031-01","slot":1}"#).expect("a record");
+    fs::create_dir_all(record.disk.join("rootfs")).expect("a root");
+    drop(claim);
+    let swept = fixture.store.sweep().expect("a sweep");
+    assert!(swept.removed.is_empty());
+    assert!(matches!(swept.failed[..], [Error::Foreign { .. }]));
+    assert!(path.exists() && record.disk.exists());
+    assert!(fixture.store.claim(&fixture.draft("a", true), &Interrupt::default()).is_err());
+    assert_ne!(fixture.claim(&fixture.draft("b", false)).1.slot, record.slot);
+}
+
+#[test]
 fn what_is_not_ours_stays() {
     let fixture = fixture();
     let strangers = [fixture.store.run.join("other"), fixture.store.sandboxes().join("other")];
