@@ -30,7 +30,7 @@ import (
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
-// run maps a part's name to what upstream's main function of that name does. args are without the program's name.
+// parts maps a part's name to what upstream's main function of that name does. args are without the program's name.
 var parts = map[string]func(args []string) int{
 	"kube-apiserver":          func(args []string) int { return runCobra(apiserver.NewAPIServerCommand(), args) },
 	"kube-controller-manager": func(args []string) int { return runCobra(controllermanager.NewControllerManagerCommand(), args) },

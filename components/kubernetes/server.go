@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/k3s-io/kine/pkg/app"
@@ -27,8 +29,9 @@ import (
 //
 // Each section is the part's own name and arguments. The parts start in the order given: kine listens before the next
 // one starts, and what needs the API waits until the API server says that it is ready. All must be given the same -v:
-// logging is configured once per process. The process ends when any of its parts does, so that the supervisor sees it;
-// SIGTERM and SIGINT stop the API server, and with it the process, gracefully.
+// logging is configured once per process. The process ends when any of its parts does, so that the supervisor sees it.
+// SIGTERM and SIGINT stop the API server gracefully, and with it the process; for no longer than shutdownGrace, because
+// the API server waits for the end of watches, and those of the other parts in this process never end.
 func runServer(args []string) int {
 	// The parts configure the same global logger, each from the same flags.
 	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
@@ -61,11 +64,31 @@ func runServer(args []string) int {
 		fmt.Fprintln(os.Stderr, "kube-server: no part given")
 		return 2
 	}
-	if err := <-ended; err != nil {
-		fmt.Fprintln(os.Stderr, "kube-server:", err)
-		return 1
+	select {
+	case err := <-ended:
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "kube-server:", err)
+			return 1
+		}
+	case <-afterSignal(shutdownGrace):
 	}
 	return 0
+}
+
+// shutdownGrace is enough for requests under way. What the store has acknowledged is on the disk in any case.
+const shutdownGrace = time.Second
+
+// afterSignal tells when the time has passed since SIGTERM or SIGINT came.
+func afterSignal(grace time.Duration) <-chan struct{} {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	passed := make(chan struct{})
+	go func() {
+		<-signals
+		time.Sleep(grace)
+		close(passed)
+	}()
+	return passed
 }
 
 // sections splits the arguments at each "--" and drops empty sections.

@@ -177,7 +177,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--kubelet-client-certificate={}", certificate(pki::API_SERVER_KUBELET_CLIENT)),
         format!("--kubelet-client-key={}", key(pki::API_SERVER_KUBELET_CLIENT)),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-        format!("--service-account-key-file={}", key(pki::SERVICE_ACCOUNT)),
+        format!("--service-account-key-file={}", layout.pki(pki::SERVICE_ACCOUNT_PUBLIC).display()),
         format!("--service-account-signing-key-file={}", key(pki::SERVICE_ACCOUNT)),
         format!("--service-cluster-ip-range={}", network.services),
     ];
@@ -199,6 +199,10 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--authentication-kubeconfig={}", kubeconfig(pki::CONTROLLER_MANAGER)),
         format!("--authorization-kubeconfig={}", kubeconfig(pki::CONTROLLER_MANAGER)),
         "--use-service-account-credentials=true".into(),
+        // It asks for an account and a token for each of its controllers, one after the other, before any of them works:
+        // at upstream's 20 requests a second, which spare an API server far away, that is four seconds.
+        "--kube-api-qps=500".into(),
+        "--kube-api-burst=500".into(),
         format!("--service-account-private-key-file={}", key(pki::SERVICE_ACCOUNT)),
         format!("--root-ca-file={}", certificate(pki::CA)),
         format!("--cluster-signing-cert-file={}", certificate(pki::CA)),

@@ -93,6 +93,8 @@ fn kubelet(spec: &Spec<'_>) -> Value {
         "tlsPrivateKeyFile": serving.key,
         "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",
+        // Its default lies outside the directories that go with the cluster.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "clusterDNS": [spec.network.dns_service()],
         "clusterDomain": "cluster.local",
         "resolvConf": if resolv_conf.exists() { resolv_conf.to_string_lossy() } else { "".into() },
@@ -118,7 +120,9 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
                 "options": {"BinaryName": layout.component("runc")?, "SystemdCgroup": false},
             }},
         },
-        "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d")},
+        "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d"), "use_internal_loopback": true},
+        // All that containerd makes lies below its root and its state directory, and goes with them.
+        "netns_mounts_under_state_dir": true,
     });
     for setting in &spec.settings {
         if let Setting::Containerd { field, value } = setting {
@@ -136,6 +140,8 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
                 "pinned_images": {"sandbox": PAUSE_IMAGE},
             },
             "io.containerd.cri.v1.runtime": runtime,
+            "io.containerd.internal.v1.opt": {"path": "/var/lib/containerd/opt"},
+            "io.containerd.nri.v1.nri": {"disable": true},
         },
     });
     Ok(toml::to_string(&config).expect("strings, numbers, lists and tables become TOML"))

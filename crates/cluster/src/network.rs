@@ -18,6 +18,7 @@ pub(crate) fn config(spec: &Spec<'_>) -> Value {
         node_ip: Some(spec.address),
         mtu: DEFAULT_MTU,
         ip_masq: true,
+        ip_forward: true,
         ipam_data_dir: spec.layout.cni("leases"),
     })
 }

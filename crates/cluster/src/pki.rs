@@ -46,6 +46,7 @@ pub(crate) const KUBELET_SERVING: &str = "kubelet-serving";
 pub(crate) const LOOPBACK_SERVING: &str = "loopback-serving";
 pub(crate) const SCHEDULER: &str = "kube-scheduler";
 pub(crate) const SERVICE_ACCOUNT: &str = "service-account";
+pub(crate) const SERVICE_ACCOUNT_PUBLIC: &str = "service-account.pub";
 
 /// Makes the CA and the service-account key if they are not there yet, and issues every leaf anew.
 pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: Ipv4Addr) -> Result<(), Error> {
@@ -56,7 +57,8 @@ pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: I
         let signed = ca.self_signed(&ca_key).map_err(Error::Certificate)?;
         write(&certificate, signed.pem().as_bytes())?;
     }
-    durable_key(layout, SERVICE_ACCOUNT)?;
+    let public = durable_key(layout, SERVICE_ACCOUNT)?.public_key_pem();
+    write(&layout.pki(SERVICE_ACCOUNT_PUBLIC), public.as_bytes())?;
     let issuer = Issuer::new(ca, ca_key);
 
     let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -1,8 +1,7 @@
-//! Processes that outlive who started them: told again by process ID, start time and program, so that a reused ID is
-//! never taken for one of ours.
+//! Processes that outlive who started them: told again by boot, process ID and start time, so that a reused ID is never
+//! taken for one of ours.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -19,8 +18,8 @@ pub(crate) struct ProcessRef {
     pub(crate) pid: i32,
     /// Clock ticks between boot and the process's start (proc_pid_stat(5), field 22).
     started: u64,
-    /// Its first argument: what it was called as.
-    program: PathBuf,
+    /// The boot's ID.
+    boot: String,
 }
 
 impl ProcessRef {
@@ -31,13 +30,11 @@ impl ProcessRef {
         if matches!(stat.state, 'Z' | 'X') {
             return None;
         }
-        let program = process.cmdline().ok()?.into_iter().next()?.into();
-        Some(Self { pid, started: stat.starttime, program })
+        let boot = procfs::sys::kernel::random::boot_id().unwrap_or_default();
+        Some(Self { pid, started: stat.starttime, boot })
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        // The program's name is not compared between fork and exec: start times are enough to tell a process from one
-        // that got its ID later in the same boot, the program from one of another boot.
         Self::of(self.pid).is_some_and(|now| now == *self)
     }
 

@@ -20,6 +20,7 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &AcceptCgroupV1,
     &TmpfsDirectories,
     &NoUnprivilegedSysctls,
+    &TableLock,
     &MachineId,
     &KubeletByAddress,
 ];
@@ -169,7 +170,10 @@ impl Remedy for NoLocalStorageIsolation {
 
     fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
         let complete = is_cgroup_v2() || Path::new(CGROUP_ROOT).join("cpuacct/cpuacct.usage_percpu").exists();
-        Ok(unless(complete, || vec![kubelet("localStorageCapacityIsolation", json!(false))]))
+        // Without figures there is nothing to compare eviction's thresholds with.
+        Ok(unless(complete, || {
+            vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))]
+        }))
     }
 }
 
@@ -222,9 +226,17 @@ impl Remedy for AcceptCgroupV1 {
 /// one shared tmpfs would end in "device or resource busy" on unmounting, by propagation to the twin.
 struct TmpfsDirectories;
 
-/// containerd's root and state, and the directories that the kubelet names itself.
-const DISPOSABLE: &[&str] =
-    &["/run/containerd", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"];
+/// containerd's root and state, the directories that the kubelet names itself, and what the CNI library and mount(8)
+/// write on their behalf.
+const DISPOSABLE: &[&str] = &[
+    "/run/containerd",
+    "/run/mount",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
+];
 
 impl Remedy for TmpfsDirectories {
     fn gap(&self) -> GapId {
@@ -287,6 +299,26 @@ impl Remedy for NoUnprivilegedSysctls {
 fn is_before_4_11(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (4, 11)
+}
+
+/// The lock under which the CNI plugin writes its rules to the legacy tables: iptables' own, which stays behind.
+struct TableLock;
+
+const TABLE_LOCK: &str = "/run/xtables.lock";
+
+impl Remedy for TableLock {
+    fn gap(&self) -> GapId {
+        GapId::Netfilter
+    }
+
+    fn rung(&self) -> Rung {
+        Rung::Replacement
+    }
+
+    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
+        let path = PathBuf::from(TABLE_LOCK);
+        Ok(unless(path.exists(), || vec![Action::CreateFile { path, content: String::new() }]))
+    }
 }
 
 /// The machine's identity, which the kubelet reports as the node's.

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Names a mount namespace by what /proc/PID/ns/mnt reads as: `mnt:[INODE]`.
+/// Names a mount namespace: the boot's ID, and what /proc/PID/ns/mnt reads as, `mnt:[INODE]`. gVisor counts its inodes
+/// from one, so that the same number comes again in the next sandbox on the same disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MountNamespace(String);
@@ -25,7 +26,8 @@ impl MountNamespace {
     }
 
     fn read(link: &Path) -> io::Result<Self> {
-        Ok(Self(fs::read_link(link)?.to_string_lossy().into_owned()))
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Ok(Self(format!("{} {}", boot.trim(), fs::read_link(link)?.display())))
     }
 
     /// The processes that live in it.

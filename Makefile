@@ -1,0 +1,34 @@
+# The entry points; each is a line or a script. `make` lists them.
+
+# Where rustup's and Go's own installers put things, for shells that have not been told yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up down shell build test check bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+up: build ## start a cluster with the sample app in it, in a new gVisor sandbox (or in the one you are in)
+	@scripts/up
+
+down: ## stop that cluster and its sandbox
+	@scripts/down
+
+shell: ## a shell inside, where kubectl works
+	@scripts/shell
+
+build: ## make everything, into out/
+	@scripts/build
+
+test: build ## all tests; the scenarios in tests/ run in real sandboxes
+	@scripts/test
+
+check: ## format, lints, docs, licences
+	@scripts/check
+
+bench: build ## compare with peers, in the same run
+	@scripts/bench
+
+clean: ## remove what was built here (the component cache stays)
+	rm -rf out target

@@ -1,0 +1,3 @@
+module terrarium.dev/images/sample
+
+go 1.24

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAppTurnsUnhealthyWhenBroken(t *testing.T) {
+	server := httptest.NewServer(logged(newApp()))
+	defer server.Close()
+	var out strings.Builder
+	if err := run([]string{"get", server.URL + "/"}, &out); err != nil || !strings.Contains(out.String(), "<h1>terrarium</h1>") {
+		t.Fatalf("page: %v, %s", err, out.String())
+	}
+	if err := run([]string{"get", server.URL + "/healthz"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.Post(server.URL+"/break", "", nil)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("break: %v, %v", response, err)
+	}
+	response.Body.Close()
+	if err := run([]string{"get", server.URL + "/healthz"}, &out); err == nil || !strings.Contains(err.Error(), "500") {
+		t.Fatalf("healthz after break: %v", err)
+	}
+	if err := run([]string{"get", server.URL + "/nowhere"}, &out); err == nil {
+		t.Fatal("an unknown path was found")
+	}
+}
+
+func TestTools(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "note")
+	if err := os.WriteFile(file, []byte("moss\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		"moss\nmoss\n": {"cat", file, file},
+		"note\n":       {"ls", dir},
+		"a b\n":        {"echo", "a", "b"},
+		"":             {"sleep", "1ms"},
+		usage:          {"--help"},
+	} {
+		var out strings.Builder
+		if err := run(args, &out); err != nil || out.String() != want {
+			t.Errorf("%v: %v, %q", args, err, out.String())
+		}
+	}
+	if err := run([]string{"exit", "7"}, nil); !errors.Is(err, exitCode(7)) {
+		t.Errorf("exit 7: %v", err)
+	}
+	for _, args := range [][]string{{"nonsense"}, {"exit", "256"}, {"get"}, {"cat"}, {"sleep", "1"}, {"serve", "now"}} {
+		if err := run(args, nil); !errors.Is(err, errUsage) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
