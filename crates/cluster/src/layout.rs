@@ -195,6 +195,11 @@ impl Layout {
         self.runtime.join("lock")
     }
 
+    /// The file that names the data directory of the cluster that runs.
+    pub(crate) fn data_dir_note(&self) -> PathBuf {
+        self.runtime.join("data-dir")
+    }
+
     pub(crate) fn progress(&self) -> PathBuf {
         self.runtime.join("progress")
     }

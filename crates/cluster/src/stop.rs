@@ -88,7 +88,7 @@ fn members(cgroup: &Path) -> Vec<i32> {
 
 /// Removes the runtime directory, except the lock that is held and what the user may look at after a failure.
 fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
-    let kept = [layout.lock(), layout.progress(), layout.record(crate::component::SUPERVISOR)];
+    let kept = [layout.data_dir_note(), layout.lock(), layout.progress(), layout.record(crate::component::SUPERVISOR)];
     let entries = match fs::read_dir(layout.runtime()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("read", layout.runtime()))?,
