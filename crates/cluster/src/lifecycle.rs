@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -58,7 +57,6 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(error_log)
-        .process_group(0)
         .spawn()
         .map_err(Error::io("run", &program))?;
     while !layout.progress().exists() {

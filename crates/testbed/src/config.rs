@@ -22,8 +22,9 @@ use crate::gvisor::Privilege;
 /// The sandbox's hostname: as for most users, nothing resolves it.
 pub(crate) const HOSTNAME: &str = "sandbox";
 
-/// Ignores SIGCHLD, so that gVisor reaps the orphans that fall to it (wait(2): POSIX.1-2001 behaviour, kept over exec).
-const INIT: [&str; 3] = ["sh", "-c", "trap '' CHLD; exec sleep infinity"];
+/// The init waits for nobody: it ignores SIGCHLD, so that orphans that fall to it leave no zombies (wait(2), kept over
+/// exec; gVisor does the same). A shell's `trap '' CHLD` is not enough: neither dash nor bash really ignores SIGCHLD.
+const INIT: [&str; 4] = ["env", "--ignore-signal=CHLD", "sleep", "infinity"];
 
 const OPEN_FILES: u64 = 1_048_576;
 

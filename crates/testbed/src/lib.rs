@@ -42,4 +42,5 @@ pub use gvisor::{Gvisor, Platform, Privilege};
 pub use network::Slot;
 pub use record::{Record, State};
 pub use sandbox::{Builder, Kept, Sandbox, check_host, list, sweep};
+pub use store::Swept;
 pub use tool::Interrupt;

@@ -88,6 +88,11 @@ impl Record {
         self.slot.gateway()
     }
 
+    /// The host's link to it, and the name of its network namespace.
+    pub fn link(&self) -> String {
+        self.slot.link()
+    }
+
     /// The sandbox's root as a directory of this host.
     pub fn rootfs(&self) -> PathBuf {
         self.disk.join("rootfs")

@@ -21,7 +21,7 @@ use crate::{
     process::{Process, boot_id},
     record::{Files, Record, State, check_name, now},
     rootfs,
-    store::{Claim, Claimed, Store},
+    store::{Claim, Claimed, Store, Swept},
     tool::{Interrupt, describe, require, spawn_failed, tail, wait},
 };
 
@@ -132,7 +132,7 @@ impl Builder {
         check_host(self.gvisor)?;
         check_name(&name)?;
         let store = Store::open()?;
-        store.sweep()?;
+        store.sweep()?.warn();
         let mut builder = self;
         for bind in &mut builder.binds {
             bind.source = fs::canonicalize(&bind.source).io("bind", &bind.source)?;
@@ -338,7 +338,7 @@ pub fn list() -> Result<Vec<(Record, State)>> {
     Store::open()?.list()
 }
 
-/// Removes the sandboxes whose owners were killed; returns their identifiers.
-pub fn sweep() -> Result<Vec<String>> {
+/// Removes the sandboxes whose owners were killed.
+pub fn sweep() -> Result<Swept> {
     Store::open()?.sweep()
 }

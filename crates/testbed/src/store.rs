@@ -57,6 +57,24 @@ pub(crate) enum Claimed {
     Running(Record),
 }
 
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// The identifiers of the sandboxes removed.
+    pub removed: Vec<String>,
+    /// What could not be removed; the next sweep tries again.
+    pub failed: Vec<Error>,
+}
+
+impl Swept {
+    /// Tells stderr what could not be removed: a reason to look, not to stop.
+    pub fn warn(&self) {
+        for error in &self.failed {
+            eprintln!("warning: {error}");
+        }
+    }
+}
+
 enum Lock {
     Held,
     Gone,
@@ -186,18 +204,30 @@ impl Store {
         Ok(all)
     }
 
-    /// Removes every sandbox whose owner is gone, and roots that a reboot left without a record; returns their names.
-    pub(crate) fn sweep(&self) -> Result<Vec<String>> {
-        let mut swept = Vec::new();
-        let mut problems = Vec::new();
+    /// Removes every sandbox whose owner is gone, and roots that a reboot left without a record.
+    pub(crate) fn sweep(&self) -> Result<Swept> {
+        let mut swept = Swept::default();
         for (claim, record) in self.abandoned()? {
             let id = file_name(&claim.directory).to_owned();
             match self.remove(claim, record.as_ref()) {
-                Ok(()) => swept.push(id),
-                Err(error) => problems.push(error.to_string()),
+                Ok(()) => swept.removed.push(id),
+                Err(error) => swept.failed.push(error),
             }
         }
-        if problems.is_empty() { Ok(swept) } else { Err(Error::Leftovers { id: "sweep".into(), problems }) }
+        let _whole = self.lock()?;
+        // A record is written before its root is made: a root without one has lost it with an emptied /run.
+        for root in children(&self.sandboxes())? {
+            if file_name(&root).starts_with("tt-") && !self.run.join(file_name(&root)).exists() {
+                swept.failed.extend(teardown::remove_tree(&root).err());
+            }
+        }
+        for half in children(&self.run)? {
+            if file_name(&half).starts_with(GONE) {
+                // Another process may be removing it too.
+                let _ = teardown::remove_tree(&half);
+            }
+        }
+        Ok(swept)
     }
 
     fn abandoned(&self) -> Result<Vec<(Claim, Option<Record>)>> {
@@ -206,23 +236,11 @@ impl Store {
         let mut abandoned = Vec::new();
         for directory in self.directories()? {
             if let Lock::Free(claim) = try_lock(&directory)? {
-                // Records are written under the store's lock, so one that cannot be read now never will be.
+                // Records are first written under the store's lock, so one that cannot be read now never will be.
                 let record = read(&directory);
                 if record.as_ref().is_none_or(|record| record.is_abandoned(&boot)) {
                     abandoned.push((claim, record));
                 }
-            }
-        }
-        // A record is written before its root is made: a root without one has lost it with an emptied /run.
-        for root in children(&self.sandboxes())? {
-            if file_name(&root).starts_with("tt-") && !self.run.join(file_name(&root)).exists() {
-                teardown::remove_tree(&root)?;
-            }
-        }
-        for half in children(&self.run)? {
-            if file_name(&half).starts_with(GONE) {
-                // Another process may be removing it too.
-                let _ = teardown::remove_tree(&half);
             }
         }
         Ok(abandoned)

@@ -24,6 +24,12 @@ impl Fixture {
         }
     }
 
+    fn sweep(&self) -> Vec<String> {
+        let swept = self.store.sweep().expect("a sweep");
+        assert!(swept.failed.is_empty(), "{:?}", swept.failed);
+        swept.removed
+    }
+
     fn names(&self) -> Vec<String> {
         let all = self.store.list().expect("a list");
         all.into_iter().map(|(record, _)| record.name).collect()
@@ -39,10 +45,10 @@ fn a_sandbox_is_swept_once_its_owner_is_gone() {
     let fixture = fixture();
     let (claim, record) = fixture.claim(&fixture.draft("a", false));
     fs::create_dir_all(record.rootfs()).expect("a root");
-    assert_eq!(fixture.store.sweep().expect("a sweep"), Vec::<String>::new());
+    assert!(fixture.sweep().is_empty());
     assert_eq!(fixture.names(), ["a"]);
     drop(claim); // what the kernel does when the owner dies
-    assert_eq!(fixture.store.sweep().expect("a sweep"), ["tt-a"]);
+    assert_eq!(fixture.sweep(), ["tt-a"]);
     assert!(fixture.names().is_empty());
     assert!(!record.disk.exists());
 }
@@ -53,7 +59,7 @@ fn a_kept_sandbox_stays_when_its_maker_ends() {
     let (claim, record) = fixture.claim(&fixture.draft("a", true));
     claim.write(&Record { sandbox: own_process(), ..record }).expect("a record");
     drop(claim);
-    assert!(fixture.store.sweep().expect("a sweep").is_empty());
+    assert!(fixture.sweep().is_empty());
     let again = fixture.store.claim(&fixture.draft("a", true), &Interrupt::default()).expect("a claim");
     assert!(matches!(again, Claimed::Running(_)));
 }
@@ -62,14 +68,14 @@ fn a_kept_sandbox_stays_when_its_maker_ends() {
 fn a_start_that_was_killed_midway_is_swept() {
     let fixture = fixture();
     drop(fixture.claim(&fixture.draft("a", true)));
-    assert_eq!(fixture.store.sweep().expect("a sweep"), ["tt-a"]);
+    assert_eq!(fixture.sweep(), ["tt-a"]);
 }
 
 #[test]
 fn a_directory_without_a_record_is_swept() {
     let fixture = fixture();
     fs::create_dir(fixture.store.run.join("tt-half")).expect("a directory");
-    assert_eq!(fixture.store.sweep().expect("a sweep"), ["tt-half"]);
+    assert_eq!(fixture.sweep(), ["tt-half"]);
 }
 
 #[test]
@@ -77,7 +83,7 @@ fn what_is_not_ours_stays() {
     let fixture = fixture();
     let strangers = [fixture.store.run.join("other"), fixture.store.sandboxes().join("other")];
     strangers.iter().for_each(|path| fs::create_dir(path).expect("a directory"));
-    fixture.store.sweep().expect("a sweep");
+    fixture.sweep();
     assert!(strangers.iter().all(|path| path.exists()));
 }
 
@@ -86,7 +92,7 @@ fn a_root_that_lost_its_record_is_removed() {
     let fixture = fixture();
     let lost = fixture.store.disk("lost");
     fs::create_dir_all(lost.join("rootfs")).expect("a root");
-    fixture.store.sweep().expect("a sweep");
+    fixture.sweep();
     assert!(!lost.exists());
 }
 

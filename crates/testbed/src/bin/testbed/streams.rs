@@ -5,11 +5,12 @@
 
 use std::{
     io::{self, Read, Write},
+    ops::ControlFlow,
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -28,6 +29,22 @@ use terrarium_testbed::Interrupt;
 enum Event {
     Signal(i32),
     Exit(io::Result<ExitStatus>),
+}
+
+/// How the wait for a program ended.
+enum End {
+    Exited(u8),
+    /// By this signal to us; the program still runs.
+    Interrupted(i32),
+}
+
+/// What a signal does to the program that [`piped`] runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnSignal {
+    /// The program gets it, and decides.
+    PassOn,
+    /// The wait ends; the caller ends the program with its sandbox.
+    Abandon,
 }
 
 /// The signals that ask this process to end, caught so that it can clean up first.
@@ -57,18 +74,15 @@ impl Signals {
         self.interrupt.clone()
     }
 
-    /// Waits for `child`. A signal is given to `on_signal`, which may end the wait with an exit code.
-    fn wait(&self, mut child: Child, on_signal: impl Fn(i32) -> Option<u8>) -> Result<u8> {
+    /// Waits for `child`. A signal is given to `on_signal`, which may end the wait.
+    fn wait(&self, mut child: Child, on_signal: impl Fn(i32) -> ControlFlow<()>) -> Result<End> {
         let sender = self.sender.clone();
         thread::spawn(move || sender.send(Event::Exit(child.wait())));
         loop {
             match self.events.recv()? {
-                Event::Exit(status) => return Ok(code(status?)),
-                Event::Signal(signal) => {
-                    if let Some(code) = on_signal(signal) {
-                        return Ok(code);
-                    }
-                }
+                Event::Exit(status) => return Ok(End::Exited(code(status?))),
+                Event::Signal(signal) if on_signal(signal).is_break() => return Ok(End::Interrupted(signal)),
+                Event::Signal(_) => {}
             }
         }
     }
@@ -78,38 +92,50 @@ impl Signals {
 pub(crate) fn attached(mut command: Command, signals: &Signals) -> Result<u8> {
     let child = command.spawn().context("cannot run runsc")?;
     let pid = Pid::from_raw(child.id().cast_signed());
-    signals.wait(child, |signal| {
+    let end = signals.wait(child, |signal| {
         // The terminal has given Ctrl-C and Ctrl-\ to the whole group, runsc among it; the others come to us alone.
         if let SIGTERM | SIGHUP = signal {
             pass_on(pid, signal);
         }
-        None
-    })
+        ControlFlow::Continue(())
+    })?;
+    Ok(end.code())
 }
 
-/// Runs `command` with its streams copied. A signal is passed on to it when `forward`, else ends the wait.
-pub(crate) fn piped(mut command: Command, signals: &Signals, forward: bool) -> Result<u8> {
+/// Runs `command` with its streams copied.
+pub(crate) fn piped(mut command: Command, signals: &Signals, on_signal: OnSignal) -> Result<u8> {
     // A group of its own: a Ctrl-C must reach the program once, through us, and not by the terminal as well.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().context("cannot run runsc")?;
     let pid = Pid::from_raw(child.id().cast_signed());
     if let Some(stdin) = child.stdin.take() {
         // Left behind at the end: nothing can wake it from a read of our stdin.
-        thread::spawn(move || copy(io::stdin(), stdin, &AtomicU64::new(0)));
+        thread::spawn(move || copy(io::stdin(), stdin, &Progress::default()));
     }
     let pumps = [
         child.stdout.take().map(|pipe| Pump::start(pipe, io::stdout())),
         child.stderr.take().map(|pipe| Pump::start(pipe, io::stderr())),
     ];
-    let code = signals.wait(child, |signal| {
-        if forward {
+    let end = signals.wait(child, |signal| match on_signal {
+        OnSignal::PassOn => {
             pass_on(pid, signal);
-            return None;
+            ControlFlow::Continue(())
         }
-        u8::try_from(128 + signal).ok()
+        OnSignal::Abandon => ControlFlow::Break(()),
     })?;
-    pumps.into_iter().flatten().for_each(Pump::finish);
-    Ok(code)
+    if let End::Exited(_) = end {
+        pumps.into_iter().flatten().for_each(Pump::finish);
+    }
+    Ok(end.code())
+}
+
+impl End {
+    fn code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
 }
 
 fn pass_on(pid: Pid, signal: i32) {
@@ -126,46 +152,63 @@ fn code(status: ExitStatus) -> u8 {
 /// Copies one stream in a thread of its own.
 struct Pump {
     thread: JoinHandle<()>,
-    /// Odd while waiting for input; changes with every piece.
-    turns: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    copied: AtomicU64,
+    /// True while waiting for input, false while writing it.
+    reading: AtomicBool,
 }
 
 impl Pump {
     fn start(from: impl Read + Send + 'static, to: impl Write + Send + 'static) -> Self {
-        let turns = Arc::new(AtomicU64::new(0));
-        let counter = turns.clone();
-        Self { thread: thread::spawn(move || copy(from, to, &counter)), turns }
+        let progress = Arc::<Progress>::default();
+        let shared = progress.clone();
+        Self { thread: thread::spawn(move || copy(from, to, &shared)), progress }
     }
 
-    /// Waits until everything that the program wrote is copied.
+    /// Waits until everything that the program wrote is copied. Call after its end.
     ///
-    /// That is the end of the stream, or, when a process that the program left behind still holds it, an empty pipe:
-    /// the program has ended, so what it wrote is in the pipe already.
+    /// That is the end of the stream. A process that the program left behind may still hold it; but what the program
+    /// itself wrote is in the pipe by now, so an empty pipe, or as many bytes as the largest pipe holds, will do.
     fn finish(self) {
-        let mut before = 0;
+        let start = self.progress.copied.load(Ordering::SeqCst);
+        let mut before = None;
+        let mut pause = Duration::from_millis(1);
         while !self.thread.is_finished() {
-            let now = self.turns.load(Ordering::SeqCst);
-            if now % 2 == 1 && now == before {
+            let now = self.progress.copied.load(Ordering::SeqCst);
+            let idle = self.progress.reading.load(Ordering::SeqCst) && before == Some(now);
+            if (idle && pause >= IDLE) || now - start > LARGEST_PIPE {
                 return;
             }
-            before = now;
-            thread::sleep(Duration::from_millis(if now == 0 { 1 } else { 20 }));
+            before = Some(now);
+            pause = (pause * 2).min(IDLE);
+            thread::sleep(pause);
         }
     }
 }
 
-fn copy(mut from: impl Read, mut to: impl Write, turns: &AtomicU64) {
+/// How long a pipe must give nothing to count as empty: ample for a thread to read what is there.
+const IDLE: Duration = Duration::from_millis(32);
+
+/// pipe(7): /proc/sys/fs/pipe-max-size.
+const LARGEST_PIPE: u64 = 1 << 20;
+
+fn copy(mut from: impl Read, mut to: impl Write, progress: &Progress) {
     let mut buffer = [0; 64 * 1024];
     loop {
-        turns.fetch_add(1, Ordering::SeqCst);
+        progress.reading.store(true, Ordering::SeqCst);
         let read = from.read(&mut buffer);
-        turns.fetch_add(1, Ordering::SeqCst);
+        progress.reading.store(false, Ordering::SeqCst);
         match read {
             Ok(0) => return,
             Ok(length) => {
                 if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
                     return;
                 }
+                progress.copied.fetch_add(length as u64, Ordering::SeqCst);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return,

@@ -4,18 +4,17 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
-use terrarium_testbed::{Builder, Error, Kept, Record, Sandbox, State, list as sandboxes, sweep as sweep_sandboxes};
+use terrarium_testbed::{Builder, Error, Kept, Record, Sandbox, State, list as sandboxes, sweep};
 
 use crate::{
     Format, Named, Options,
-    streams::{Signals, attached, piped},
+    streams::{OnSignal, Signals, attached, piped},
 };
 
 pub(crate) fn run(options: Options, command: Vec<String>) -> Result<u8> {
     let signals = Signals::catch()?;
     let sandbox = builder(options).interrupt(signals.interrupt()).start()?;
-    // A signal ends the wait; the sandbox then goes with all that runs in it.
-    let code = piped(sandbox.command(command).into_command(), &signals, false)?;
+    let code = piped(sandbox.command(command).into_command(), &signals, OnSignal::Abandon)?;
     sandbox.stop()?;
     Ok(code)
 }
@@ -48,11 +47,11 @@ pub(crate) fn exec(
         exec = exec.cwd(directory);
     }
     let signals = Signals::catch()?;
-    if tty { attached(exec.into_command(), &signals) } else { piped(exec.into_command(), &signals, true) }
+    if tty { attached(exec.into_command(), &signals) } else { piped(exec.into_command(), &signals, OnSignal::PassOn) }
 }
 
 pub(crate) fn stop(named: &Named) -> Result<u8> {
-    sweep();
+    sweep()?.warn();
     if Sandbox::stop_named(&named.name)? {
         eprintln!("stopped {}", named.name);
     } else {
@@ -62,7 +61,7 @@ pub(crate) fn stop(named: &Named) -> Result<u8> {
 }
 
 pub(crate) fn list(format: Format) -> Result<u8> {
-    sweep();
+    sweep()?.warn();
     let all = sandboxes()?;
     let mut out = std::io::stdout().lock();
     match format {
@@ -94,13 +93,6 @@ fn find(named: &Named) -> Result<Sandbox> {
     Ok(Sandbox::find(&named.name)?.ok_or_else(|| Error::NotFound { name: named.name.clone() })?)
 }
 
-/// What could not be removed must not stand in the way of this command.
-fn sweep() {
-    if let Err(error) = sweep_sandboxes() {
-        eprintln!("warning: {error}");
-    }
-}
-
 fn builder(options: Options) -> Builder {
     let Options { gvisor, platform, privilege, bind, env } = options;
     let mut builder = Sandbox::builder().gvisor(gvisor).platform(platform).privilege(privilege);
@@ -122,6 +114,7 @@ fn as_json(record: &Record, state: State) -> serde_json::Value {
         "pid": record.pid(),
         "address": record.address(),
         "gateway": record.gateway(),
+        "link": record.link(),
         "gvisor": record.gvisor(),
         "platform": record.platform(),
         "privilege": record.privilege(),
