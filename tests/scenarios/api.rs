@@ -47,7 +47,7 @@ fn rights_are_refused_until_a_role_grants_them(cluster: &Cluster) {
     namespace.apply(READER_ROLE);
     eventually(Duration::from_secs(10), || namespace.try_kubectl("get pods --as jane").ok());
     assert_eq!(namespace.kubectl("auth can-i list pods --as jane"), "yes\n");
-    namespace.try_kubectl("delete pods --all --as jane").exits(1).complains("forbidden");
+    namespace.try_kubectl("delete pod web --as jane").exits(1).complains("forbidden");
     cluster.try_kubectl("get pods -n default --as jane").exits(1).complains(forbidden);
     namespace.try_kubectl("get secrets --as jane").exits(1).complains("forbidden");
 }
