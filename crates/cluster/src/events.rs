@@ -81,6 +81,12 @@ impl Progress {
     }
 }
 
+/// Whether the current start has come to its end.
+pub(crate) fn is_up(layout: &Layout) -> Result<bool, Error> {
+    let mut events = Events::open(layout)?;
+    Ok(std::iter::from_fn(|| events.next()).any(|event| matches!(event, Event::Up { .. })))
+}
+
 /// Reads the events as they come.
 #[derive(Debug)]
 pub(crate) struct Events {

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +13,7 @@ use nix::sys::signal::Signal;
 use crate::component::SUPERVISOR;
 use crate::events::Events;
 use crate::process::{self, wait_until};
-use crate::{Error, Event, Layout, logs, supervisor};
+use crate::{Error, Event, Layout, events, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -29,12 +28,20 @@ pub fn running_data_dir(layout: &Layout) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(&content)))
 }
 
-/// Brings the cluster up, or waits for one that is coming up already, and tells each event. `supervise` makes the
-/// command line of a supervisor from the moment of the call.
+/// What `up` found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The cluster came up.
+    CameUp,
+    /// It was up already.
+    WasUp,
+}
+
+/// Brings the cluster up, or waits for one that is coming up already, and tells each event of the start.
 ///
 /// # Errors
 /// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting.
-pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<(), Error> {
+pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
     let start = Instant::now();
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
@@ -42,6 +49,7 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     if process::recorded(layout, SUPERVISOR).is_some() {
         match running_data_dir(layout) {
             Some(data_dir) if data_dir != layout.data() => return Err(Error::AlreadyRunning { data_dir }),
+            _ if events::is_up(layout)? => return Ok(Outcome::WasUp),
             _ => return follow(layout, start, limit, on_event),
         }
     }
@@ -58,7 +66,6 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(error_log)
-        .process_group(0)
         .spawn()
         .map_err(Error::io("run", &program))?;
     while !layout.progress().exists() {
@@ -76,7 +83,7 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
 }
 
 /// Tells the events of a start until it ends.
-fn follow(layout: &Layout, start: Instant, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<(), Error> {
+fn follow(layout: &Layout, start: Instant, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
     let mut events = Events::open(layout)?;
     let mut pending: Vec<String> = Vec::new();
     loop {
@@ -88,7 +95,7 @@ fn follow(layout: &Layout, start: Instant, limit: Duration, mut on_event: impl F
                 Event::Started { step, .. } => pending.push(step),
                 Event::Ready { step, .. } => pending.retain(|waiting| *waiting != step),
                 Event::Restarting { .. } => {}
-                Event::Up { .. } => return Ok(()),
+                Event::Up { .. } => return Ok(Outcome::CameUp),
                 Event::Failed { message } => return Err(Error::Supervisor(message)),
             }
         }

@@ -45,6 +45,9 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// # Errors
 /// The cluster could not be brought up, or not be taken down. What could be undone is undone.
 pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
+    // Away from the terminal of whoever called `up`: neither its Ctrl-C nor its end is for the cluster. It fails for
+    // who leads a group of processes already, called by hand from a shell: then that is what was asked for.
+    let _ = nix::unistd::setsid();
     let _lock = lock(layout)?;
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
     process::record(layout, SUPERVISOR, &own)?;

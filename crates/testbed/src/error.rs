@@ -65,6 +65,14 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// Another version of this program wrote the record, or somebody damaged it.
+    #[error("cannot understand {}: is it of another testbed?\nhint: stop that sandbox with the testbed that started it", path.display())]
+    Foreign {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// Every /30 of the address range is in use.
     #[error("no free network left in 10.200.0.0/16")]
     NoAddress,

@@ -3,7 +3,8 @@
 //! A sandbox is an unmodified `runsc` around a small Debian root, with the rights and gaps that users' sandboxes have:
 //! a 9p root that keeps what is written, no cgroup mounts, gVisor's own network stack. Each one gets
 //!
-//! 1. a **root** of its own: a copy of a Debian tree that debootstrap makes once and a cache keeps,
+//! 1. a **root** of its own: a copy of, or an overlay over, a Debian tree that debootstrap makes once and a cache keeps
+//!    ([`RootKind`]),
 //! 2. a **network namespace** of its own, made anew for each start because runsc takes the addresses over, with a veth
 //!    pair and a /30 of 10.200.0.0/16 ([`Slot`]); the host end is the sandbox's gateway,
 //! 3. a **runsc** with a `--root` of its own, so that every process of the sandbox can be told by its arguments,
@@ -26,6 +27,7 @@ mod config;
 mod error;
 mod exec;
 mod gvisor;
+mod layer;
 mod network;
 mod process;
 mod record;
@@ -39,6 +41,7 @@ pub use config::Bind;
 pub use error::{Error, Result};
 pub use exec::Exec;
 pub use gvisor::{Gvisor, Platform, Privilege};
+pub use layer::RootKind;
 pub use network::Slot;
 pub use record::{Record, State};
 pub use sandbox::{Builder, Kept, Sandbox, check_host, list, sweep};

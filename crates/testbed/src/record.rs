@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     gvisor::{Gvisor, Platform, Privilege},
+    layer::RootKind,
     network::Slot,
     process::{Process, boot_id},
 };
@@ -39,9 +40,11 @@ pub struct Record {
     pub(crate) gvisor: Gvisor,
     pub(crate) platform: Platform,
     pub(crate) privilege: Privilege,
+    #[serde(default)] // absent in records written before there was a choice
+    pub(crate) root: RootKind,
     pub(crate) runsc: PathBuf,
     pub(crate) slot: Slot,
-    /// The directory on disk that holds the root.
+    /// On disk, not on the tmpfs that /run may be.
     pub(crate) disk: PathBuf,
     /// gVisor's own process; none until the sandbox has started.
     pub(crate) sandbox: Option<Process>,
@@ -78,6 +81,11 @@ impl Record {
         self.privilege
     }
 
+    /// What lies under its 9p root on the host.
+    pub fn root(&self) -> RootKind {
+        self.root
+    }
+
     /// The sandbox's address.
     pub fn address(&self) -> Ipv4Addr {
         self.slot.address()
@@ -93,9 +101,9 @@ impl Record {
         self.slot.link()
     }
 
-    /// The sandbox's root as a directory of this host.
-    pub fn rootfs(&self) -> PathBuf {
-        self.disk.join("rootfs")
+    /// The directory of this host that takes what the sandbox writes.
+    pub fn disk(&self) -> &Path {
+        &self.disk
     }
 
     /// gVisor's own process, when it runs.
@@ -176,6 +184,7 @@ pub(crate) mod tests {
             gvisor: Gvisor::default(),
             platform: Platform::default(),
             privilege: Privilege::default(),
+            root: RootKind::default(),
             runsc: "/nowhere/runsc".into(),
             slot: serde_json::from_str("1").expect("a slot"),
             disk: "/nowhere".into(),

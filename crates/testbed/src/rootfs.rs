@@ -1,4 +1,4 @@
-//! The Debian tree that every sandbox starts from: made once by debootstrap, then copied.
+//! The Debian tree that every sandbox starts from: made once by debootstrap.
 //!
 //! `<cache>/rootfs/<key>/`, where the key names the suite and hashes all that goes in. It appears by a rename, so it is
 //! whole or not there; a lock makes parallel starts wait for one maker.
@@ -20,17 +20,15 @@ use nix::{
 };
 
 use crate::{
-    config::HOSTNAME,
     error::{Error, IoContext, Result},
-    network::Slot,
     teardown::remove_tree,
-    tool::{CP, Interrupt, UNSHARE, describe, mortal, require, spawn_failed, tail, wait},
+    tool::{Interrupt, UNSHARE, describe, mortal, require, spawn_failed, tail, wait},
 };
 
 const SUITE: &str = "bookworm";
 const PACKAGES: &str = "ca-certificates,curl,iproute2,iptables,procps,python3-minimal";
 
-/// What no test needs, by size and number of files: each sandbox copies the whole tree.
+/// What no test needs, by size and number of files: where there is no overlay, each sandbox copies the tree.
 const STRIP: [&str; 9] = [
     "usr/share/doc",
     "usr/share/man",
@@ -58,7 +56,7 @@ pub(crate) fn prepare(cache: &Path, interrupt: &Interrupt) -> Result<PathBuf> {
     }
     let half = parent.join(format!("{}.new", key()));
     remove_tree(&half)?;
-    eprintln!("testbed: making the Debian {SUITE} root that all sandboxes are copied from (once; takes 1-2 minutes)");
+    eprintln!("testbed: making the Debian {SUITE} root of all sandboxes (once; takes 1-2 minutes)");
     let made = debootstrap(&half, interrupt).and_then(|()| strip(&half));
     if let Err(error) = made {
         let _ = remove_tree(&half);
@@ -187,25 +185,6 @@ fn strip(tree: &Path) -> Result<()> {
     for directory in ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log/apt"] {
         let directory = tree.join(directory);
         fs::create_dir_all(&directory).io("create", &directory)?;
-    }
-    Ok(())
-}
-
-/// Copies the tree to `target` and writes the files that belong to one sandbox.
-pub(crate) fn copy(tree: &Path, target: &Path, slot: Slot, interrupt: &Interrupt) -> Result<()> {
-    let (from, to) = (tree.to_string_lossy(), target.to_string_lossy());
-    CP.run(&["-a", "--reflink=auto", &from, &to], interrupt)?;
-    // The gateway refuses DNS at once unless a test serves it there: quicker than a name server that never answers.
-    let files = [
-        ("etc/resolv.conf", format!("nameserver {}\n", slot.gateway())),
-        ("etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned()),
-        ("etc/hostname", format!("{HOSTNAME}\n")),
-    ];
-    for (name, content) in files {
-        let path = target.join(name);
-        // Never write through a link: it would lead into the host.
-        let _ = fs::remove_file(&path);
-        fs::write(&path, content).io("write", &path)?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::{
     error::{Error, IoContext, Result},
     exec::Exec,
     gvisor::{Gvisor, Platform, Privilege, runsc},
+    layer::{Layer, RootKind},
     network::Slot,
     process::{Process, boot_id},
     record::{Files, Record, State, check_name, now},
@@ -32,6 +33,7 @@ pub struct Builder {
     gvisor: Gvisor,
     platform: Platform,
     privilege: Privilege,
+    root: RootKind,
     binds: Vec<Bind>,
     env: Vec<(String, String)>,
     interrupt: Interrupt,
@@ -78,6 +80,12 @@ impl Builder {
     /// Chooses the rights inside.
     pub fn privilege(mut self, privilege: Privilege) -> Self {
         self.privilege = privilege;
+        self
+    }
+
+    /// Chooses what lies under the 9p root on the host.
+    pub fn root(mut self, root: RootKind) -> Self {
+        self.root = root;
         self
     }
 
@@ -148,6 +156,7 @@ impl Builder {
             gvisor: builder.gvisor,
             platform: builder.platform,
             privilege: builder.privilege,
+            root: builder.root,
             runsc: builder.gvisor.runsc()?,
             slot: Slot::default(),
             sandbox: None,
@@ -173,10 +182,10 @@ impl Builder {
     /// The steps of a start. What they make is removed by the caller when one fails.
     fn make(&self, claim: &Claim, record: &mut Record, tree: &Path) -> Result<()> {
         fs::create_dir_all(&record.disk).io("create", &record.disk)?;
-        rootfs::copy(tree, &record.rootfs(), record.slot, &self.interrupt)?;
+        let layer = Layer::make(self.root, tree, &record.disk, record.slot, &self.interrupt)?;
         record.slot.create(&self.interrupt)?;
         self.write_bundle(claim, record)?;
-        record.sandbox = Some(self.boot(claim, record)?);
+        record.sandbox = Some(self.boot(claim, record, &layer)?);
         claim.write(record)
     }
 
@@ -185,7 +194,7 @@ impl Builder {
         fs::create_dir_all(&bundle).io("create", &bundle)?;
         let config = Config {
             privilege: record.privilege,
-            rootfs: &record.rootfs(),
+            rootfs: &record.disk.join("rootfs"),
             network_namespace: &record.slot.namespace(),
             binds: &self.binds,
             env: &self.env,
@@ -195,12 +204,13 @@ impl Builder {
     }
 
     /// Starts gVisor with the sandbox's init and returns gVisor's process.
-    fn boot(&self, claim: &Claim, record: &Record) -> Result<Process> {
+    fn boot(&self, claim: &Claim, record: &Record, layer: &Layer) -> Result<Process> {
         let files = Files(&claim.directory);
         let log = File::create(files.log()).io("create", files.log())?;
         let mut command = runsc(&record.runsc, &files.root(), record.platform);
         command.args(["run", "--detach", "--pid-file"]).arg(files.pid()).arg("--bundle").arg(files.bundle());
         command.arg(record.id());
+        let mut command = layer.around(&command);
         // The init keeps these streams: they must be nothing that a caller waits on.
         command.stdin(Stdio::null()).stdout(log.try_clone().io("open", files.log())?).stderr(log);
         let name = describe(&command);
@@ -230,7 +240,7 @@ impl Sandbox {
     pub fn find(name: &str) -> Result<Option<Self>> {
         check_name(name)?;
         let store = Store::open()?;
-        let running = store.find(name).filter(|record| record.pid().is_some());
+        let running = store.find(name)?.filter(|record| record.pid().is_some());
         Ok(running.map(|record| Self::kept(store, record)))
     }
 
@@ -252,11 +262,6 @@ impl Sandbox {
     /// The host's address, which the sandbox reaches.
     pub fn gateway(&self) -> Ipv4Addr {
         self.record.gateway()
-    }
-
-    /// Its root as a directory of the host.
-    pub fn rootfs(&self) -> PathBuf {
-        self.record.rootfs()
     }
 
     /// All that is written down about it.

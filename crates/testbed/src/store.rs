@@ -109,7 +109,7 @@ impl Store {
         self.run.join(id(name))
     }
 
-    /// Where the root of the sandbox called `name` goes.
+    /// Where what the sandbox called `name` writes goes.
     pub(crate) fn disk(&self, name: &str) -> PathBuf {
         self.sandboxes().join(id(name))
     }
@@ -123,18 +123,16 @@ impl Store {
             if !directory.exists() {
                 return self.add(directory, draft);
             }
-            let record = read(&directory);
             match try_lock(&directory)? {
                 Lock::Gone => {}
                 Lock::Held => {
                     drop(whole);
-                    owned_by_another(record.as_ref())?;
+                    owned_by_another(read(&directory)?.as_ref())?;
                     thread::sleep(Duration::from_millis(50));
                 }
                 Lock::Free(claim) => {
                     drop(whole);
-                    // Read again: the holder may have finished between the first look and the lock.
-                    match read(&claim.directory) {
+                    match read(&claim.directory)? {
                         Some(record) if record.keep && record.pid().is_some() => return Ok(Claimed::Running(record)),
                         record => self.remove(claim, record.as_ref())?,
                     }
@@ -145,7 +143,7 @@ impl Store {
 
     /// Call under the store's lock.
     fn add(&self, directory: PathBuf, draft: &Record) -> Result<Claimed> {
-        let used: BTreeSet<Slot> = self.directories()?.iter().filter_map(|other| Some(read(other)?.slot)).collect();
+        let used: BTreeSet<Slot> = self.directories()?.iter().filter_map(|other| slot_in(other)).collect();
         let slot = Slot::free(used)?.ok_or(Error::NoAddress)?;
         let record = Record { slot, ..draft.clone() };
         fs::DirBuilder::new().mode(0o700).create(&directory).io("create", &directory)?;
@@ -170,12 +168,12 @@ impl Store {
             match try_lock(&directory)? {
                 Lock::Gone => return Ok(None),
                 Lock::Free(claim) => {
-                    let record = read(&directory);
+                    let record = read(&directory)?;
                     return Ok(Some((claim, record)));
                 }
                 Lock::Held => {
                     drop(whole);
-                    owned_by_another(read(&directory).as_ref())?;
+                    owned_by_another(read(&directory)?.as_ref())?;
                     thread::sleep(Duration::from_millis(50));
                 }
             }
@@ -183,16 +181,16 @@ impl Store {
     }
 
     /// The record of the sandbox called `name`.
-    pub(crate) fn find(&self, name: &str) -> Option<Record> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Record>> {
         read(&self.run.join(id(name)))
     }
 
-    /// Every sandbox and how it stands.
+    /// Every sandbox and how it stands; not those of another testbed's format, of which [`sweep`](Self::sweep) tells.
     pub(crate) fn list(&self) -> Result<Vec<(Record, State)>> {
         let _whole = self.lock()?;
         let mut all = Vec::new();
         for directory in self.directories()? {
-            let Some(record) = read(&directory) else { continue };
+            let Ok(Some(record)) = read(&directory) else { continue };
             let held = matches!(try_lock(&directory)?, Lock::Held);
             let state = match record.pid() {
                 Some(_) => State::Running,
@@ -207,7 +205,7 @@ impl Store {
     /// Removes every sandbox whose owner is gone, and roots that a reboot left without a record.
     pub(crate) fn sweep(&self) -> Result<Swept> {
         let mut swept = Swept::default();
-        for (claim, record) in self.abandoned()? {
+        for (claim, record) in self.abandoned(&mut swept.failed)? {
             let id = file_name(&claim.directory).to_owned();
             match self.remove(claim, record.as_ref()) {
                 Ok(()) => swept.removed.push(id),
@@ -230,16 +228,19 @@ impl Store {
         Ok(swept)
     }
 
-    fn abandoned(&self) -> Result<Vec<(Claim, Option<Record>)>> {
+    fn abandoned(&self, failed: &mut Vec<Error>) -> Result<Vec<(Claim, Option<Record>)>> {
         let _whole = self.lock()?;
         let boot = boot_id();
         let mut abandoned = Vec::new();
         for directory in self.directories()? {
             if let Lock::Free(claim) = try_lock(&directory)? {
-                // Records are first written under the store's lock, so one that cannot be read now never will be.
-                let record = read(&directory);
-                if record.as_ref().is_none_or(|record| record.is_abandoned(&boot)) {
-                    abandoned.push((claim, record));
+                match read(&directory) {
+                    Ok(Some(record)) if !record.is_abandoned(&boot) => {}
+                    // Records are first written under the store's lock: one that is missing now will never come, and
+                    // nothing was made yet.
+                    Ok(record) => abandoned.push((claim, record)),
+                    // Another version's sandbox may well be in use.
+                    Err(error) => failed.push(error),
                 }
             }
         }
@@ -301,8 +302,20 @@ fn open_lock(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
 }
 
-fn read(directory: &Path) -> Option<Record> {
-    serde_json::from_slice(&fs::read(Files(directory).record()).ok()?).ok()
+/// The record in `directory`; none when it was never written.
+fn read(directory: &Path) -> Result<Option<Record>> {
+    let path = Files(directory).record();
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|source| Error::Foreign { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).io("read", path),
+    }
+}
+
+/// The slot in a record of any version.
+fn slot_in(directory: &Path) -> Option<Slot> {
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(Files(directory).record()).ok()?).ok()?;
+    serde_json::from_value(record.get("slot")?.clone()).ok()
 }
 
 fn owned_by_another(record: Option<&Record>) -> Result<()> {

@@ -44,7 +44,7 @@ fn own_process() -> Option<Process> {
 fn a_sandbox_is_swept_once_its_owner_is_gone() {
     let fixture = fixture();
     let (claim, record) = fixture.claim(&fixture.draft("a", false));
-    fs::create_dir_all(record.rootfs()).expect("a root");
+    fs::create_dir_all(record.disk.join("rootfs")).expect("a root");
     assert!(fixture.sweep().is_empty());
     assert_eq!(fixture.names(), ["a"]);
     drop(claim); // what the kernel does when the owner dies
@@ -76,6 +76,22 @@ fn a_directory_without_a_record_is_swept() {
     let fixture = fixture();
     fs::create_dir(fixture.store.run.join("tt-half")).expect("a directory");
     assert_eq!(fixture.sweep(), ["tt-half"]);
+}
+
+#[test]
+fn the_sandbox_of_another_version_stays_and_is_told() {
+    let fixture = fixture();
+    let (claim, record) = fixture.claim(&fixture.draft("a", false));
+    let path = Files(&claim.directory).record();
+    fs::write(&path, r#"{"name":"a","gvisor":"2031-01","slot":1}"#).expect("a record");
+    fs::create_dir_all(record.disk.join("rootfs")).expect("a root");
+    drop(claim);
+    let swept = fixture.store.sweep().expect("a sweep");
+    assert!(swept.removed.is_empty());
+    assert!(matches!(swept.failed[..], [Error::Foreign { .. }]));
+    assert!(path.exists() && record.disk.exists());
+    assert!(fixture.store.claim(&fixture.draft("a", true), &Interrupt::default()).is_err());
+    assert_ne!(fixture.claim(&fixture.draft("b", false)).1.slot, record.slot);
 }
 
 #[test]

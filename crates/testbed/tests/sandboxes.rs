@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -17,13 +18,13 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use terrarium_testbed::{Gvisor, Sandbox, check_host};
+use terrarium_testbed::{Builder, Gvisor, RootKind, Sandbox, check_host};
 
 type Outcome = Result<(), Failed>;
 type Test = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let tests: [Test; 15] = [
+    let tests: [Test; 16] = [
         ("the_exit_code_is_passed_on", the_exit_code_is_passed_on),
         ("output_and_input_stream_while_running", output_and_input_stream_while_running),
         ("a_regular_file_gets_all_output", a_regular_file_gets_all_output),
@@ -32,6 +33,7 @@ fn main() {
         ("two_sandboxes_at_once", two_sandboxes_at_once),
         ("a_server_of_the_test_is_reached", a_server_of_the_test_is_reached),
         ("binds_are_seen_inside", binds_are_seen_inside),
+        ("the_kind_of_root_decides_about_whiteouts", the_kind_of_root_decides_about_whiteouts),
         ("orphans_leave_no_zombies", orphans_leave_no_zombies),
         ("ctrl_c_leaves_nothing", ctrl_c_leaves_nothing),
         ("ctrl_c_while_starting_leaves_nothing", ctrl_c_while_starting_leaves_nothing),
@@ -117,7 +119,7 @@ fn a_detached_daemon_outlives_its_exec() -> Outcome {
 }
 
 fn two_sandboxes_at_once() -> Outcome {
-    let start = || Sandbox::builder().start();
+    let start = || sandbox().start();
     let (first, second) = thread::scope(|scope| {
         let first = scope.spawn(start);
         let second = scope.spawn(start);
@@ -137,7 +139,7 @@ fn two_sandboxes_at_once() -> Outcome {
 }
 
 fn a_server_of_the_test_is_reached() -> Outcome {
-    let sandbox = Sandbox::builder().start()?;
+    let sandbox = sandbox().start()?;
     let server = TcpListener::bind((sandbox.gateway(), 0))?;
     let url = format!("http://{}/", server.local_addr()?);
     let serve = thread::spawn(move || -> std::io::Result<String> {
@@ -154,7 +156,7 @@ fn a_server_of_the_test_is_reached() -> Outcome {
 fn binds_are_seen_inside() -> Outcome {
     let shared = tempfile::tempdir()?;
     std::fs::write(shared.path().join("host"), "h")?;
-    let sandbox = Sandbox::builder().bind(shared.path(), "/rw").bind_read_only(shared.path(), "/opt/ro").start()?;
+    let sandbox = sandbox().bind(shared.path(), "/rw").bind_read_only(shared.path(), "/opt/ro").start()?;
     let output = sandbox.exec(["sh", "-c", "cat /opt/ro/host; echo g > /rw/guest; echo no > /opt/ro/guest"])?;
     equal((output.status.success(), text(&output.stdout)), (false, "h".into()))?;
     sandbox.stop()?;
@@ -162,8 +164,23 @@ fn binds_are_seen_inside() -> Outcome {
     equal(std::fs::read_to_string(shared.path().join("guest"))?, "g\n".into())
 }
 
+fn the_kind_of_root_decides_about_whiteouts() -> Outcome {
+    // Where the host cannot mount an overlay there is one kind only.
+    let kinds = [(RootKind::Directory, true), (RootKind::Overlay, false)];
+    for (root, allowed) in kinds.into_iter().filter(|(root, _)| [quickest(), RootKind::Directory].contains(root)) {
+        let sandbox = sandbox().root(root).start()?;
+        let traces = Traces::of(sandbox.name())?;
+        equal(sandbox.exec(["mknod", "/root/whiteout", "c", "0", "0"])?.status.success(), allowed)?;
+        sandbox.exec(["sh", "-c", "echo kept > /root/file"])?;
+        equal(text(&sandbox.exec(["cat", "/root/file"])?.stdout), "kept\n".into())?;
+        sandbox.stop()?;
+        traces.expect_none()?;
+    }
+    Ok(())
+}
+
 fn orphans_leave_no_zombies() -> Outcome {
-    let sandbox = Sandbox::builder().start()?;
+    let sandbox = sandbox().start()?;
     let script = "(sleep 0.1 &); sh -c 'sleep 0.1 & exec sleep 0.3'; sleep 0.3; ps -eo stat= | grep -c Z";
     equal(text(&sandbox.exec(["sh", "-c", script])?.stdout), "0\n".into())
 }
@@ -212,7 +229,7 @@ fn a_killed_start_is_swept() -> Outcome {
 }
 
 fn a_panic_leaves_nothing() -> Outcome {
-    let sandbox = Sandbox::builder().start()?;
+    let sandbox = sandbox().start()?;
     let traces = Traces::of(sandbox.name())?;
     let panicked = thread::spawn(move || {
         let _held = sandbox;
@@ -224,7 +241,7 @@ fn a_panic_leaves_nothing() -> Outcome {
 
 fn a_living_owner_keeps_its_sandbox() -> Outcome {
     let name = unique("owned");
-    let sandbox = Sandbox::builder().name(&name).start()?;
+    let sandbox = sandbox().name(&name).start()?;
     for verb in ["start", "stop"] {
         let output = testbed(&[verb, "--name", &name])?;
         equal(output.status.code(), Some(1))?;
@@ -257,7 +274,7 @@ impl Traces {
         let mut traces = Self::expected(name);
         traces.paths.push(Path::new("/sys/class/net").join(link));
         traces.paths.push(Path::new("/run/netns").join(link));
-        traces.paths.push(listed["rootfs"].as_str().ok_or("no rootfs")?.into());
+        traces.paths.push(listed["disk"].as_str().ok_or("no disk")?.into());
         Ok(Self { listed, ..traces })
     }
 
@@ -288,9 +305,25 @@ impl Traces {
     }
 }
 
+/// The kind of root that starts quickest here; what these tests look at does not depend on it.
+fn quickest() -> RootKind {
+    static KIND: OnceLock<RootKind> = OnceLock::new();
+    let overlay = || Sandbox::builder().root(RootKind::Overlay).start().is_ok();
+    *KIND.get_or_init(|| if overlay() { RootKind::Overlay } else { RootKind::Directory })
+}
+
+fn sandbox() -> Builder {
+    Sandbox::builder().root(quickest())
+}
+
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
-    command.args(args).stdin(Stdio::null());
+    let (verb, rest) = args.split_at(1);
+    command.args(verb).stdin(Stdio::null());
+    if let ["run" | "start"] = verb {
+        command.arg(format!("--root={}", format!("{:?}", quickest()).to_lowercase()));
+    }
+    command.args(rest);
     command
 }
 

@@ -8,7 +8,7 @@ mod verbs;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use terrarium_testbed::{Bind, Gvisor, Platform, Privilege};
+use terrarium_testbed::{Bind, Gvisor, Platform, Privilege, RootKind};
 
 /// Real gVisor sandboxes for tests, benches and a try at home.
 ///
@@ -94,6 +94,9 @@ struct Options {
     /// The rights inside
     #[arg(long, value_enum, default_value_t)]
     privilege: Privilege,
+    /// What lies under the sandbox's 9p root on the host
+    #[arg(long, value_enum, default_value_t)]
+    root: RootKind,
     /// Show a file or directory of the host in the sandbox
     #[arg(long, value_name = "SRC[:DST[:ro]]")]
     bind: Vec<Bind>,
