@@ -4,8 +4,13 @@
 
 mod api;
 mod commands;
+mod crashes;
 mod deployments;
+mod down;
+mod durable;
 mod pods;
+mod security;
+mod starts;
 mod volumes;
 
 use std::process::ExitCode;
@@ -23,6 +28,17 @@ macro_rules! stories {
 use stories;
 
 fn main() -> ExitCode {
-    let themes = [pods::STORIES, deployments::STORIES, volumes::STORIES, api::STORIES, commands::STORIES];
+    let themes = [
+        pods::STORIES,
+        deployments::STORIES,
+        volumes::STORIES,
+        api::STORIES,
+        security::STORIES,
+        commands::STORIES,
+        starts::STORIES,
+        down::STORIES,
+        durable::STORIES,
+        crashes::STORIES,
+    ];
     harness::main(themes.concat())
 }

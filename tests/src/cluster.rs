@@ -182,22 +182,27 @@ impl Cluster {
                 let _ = writeln!(text, "--- kubectl {words}\n{}{}", tail(&ran.stdout, 80), tail(&ran.stderr, 5));
             }
         }
-        let logs = self.sandbox.rootfs().join("var/lib/terrarium/logs");
-        for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
-            let log = String::from_utf8_lossy(&fs::read(entry.path()).unwrap_or_default()).into_owned();
-            let _ = writeln!(text, "--- {}\n{}", entry.file_name().to_string_lossy(), tail(&log, 15));
+        for (name, log) in self.logs() {
+            let _ = writeln!(text, "--- {name}\n{}", tail(&log, 15));
         }
         text
     }
 
     /// Copies the components' logs out of the sandbox.
     pub(crate) fn keep_logs(&self) {
-        let logs = self.sandbox.rootfs().join("var/lib/terrarium/logs");
-        for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
-            if let Err(error) = fs::copy(entry.path(), self.artefacts.join(entry.file_name())) {
-                eprintln!("scenarios: cannot keep {}: {error}", entry.path().display());
+        for (name, log) in self.logs() {
+            let path = self.artefacts.join(&name);
+            if let Err(error) = fs::write(&path, log) {
+                eprintln!("scenarios: cannot write {}: {error}", path.display());
             }
         }
+    }
+
+    /// The components' log files, by name.
+    fn logs(&self) -> Vec<(String, String)> {
+        let directory = format!("{DATA_DIR}/logs");
+        let names = self.run(["ls", &directory]).stdout;
+        names.lines().map(|name| (name.to_owned(), self.run(["cat", &format!("{directory}/{name}")]).stdout)).collect()
     }
 }
 
