@@ -50,7 +50,7 @@ fn bring_up_with_pods(cluster: &Cluster, before: &Marks) {
     // Dropping it would delete the Pods, which shall be there at `down`.
     std::mem::forget(namespace);
     let with_pods = Marks::of(cluster);
-    for kind in ["processes", "links", "addresses", "routes", "network namespaces", "nat rules", "sysctls", "files"] {
-        assert!(with_pods.count(kind) > before.count(kind), "a cluster leaves no marks of this kind: {kind}");
+    for kind in ["processes", "links", "addresses", "routes", "namespaces", "nat rules", "sysctls", "files"] {
+        assert!(with_pods.has_new(kind, before), "a cluster leaves no marks of this kind: {kind}");
     }
 }

@@ -11,7 +11,8 @@ heading addresses
 ip -o address | awk '{ print $2, $3, $4 }'
 heading routes
 ip route
-heading 'network namespaces'
+heading namespaces
+readlink /proc/[0-9]*/ns/mnt /proc/[0-9]*/ns/net | sort -u
 ls -A /run/netns 2>/dev/null
 heading 'nat rules'
 iptables-legacy-save -t nat | sed -e '/^#/d' -e 's/\[.*\]//'
