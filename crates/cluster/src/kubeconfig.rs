@@ -1,13 +1,15 @@
 //! Kubeconfigs: one for each client of the API, and the user's own, into which the cluster's context is merged.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 
-use crate::layout::write;
+use crate::layout::write_as;
 use crate::pki::{self, key_files};
 use crate::{Error, Layout};
 
@@ -65,21 +67,27 @@ pub fn merge(layout: &Layout, into: &Path) -> Result<(), Error> {
     config.api_version = ours.api_version;
     config.kind = ours.kind;
     if let Some(directory) = into.parent() {
-        fs::create_dir_all(directory).map_err(Error::io("make the directory", directory))?;
+        let make = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        make.map_err(Error::io("make the directory", directory))?;
     }
     save(into, &config)
 }
 
-/// Takes the cluster's context out of the user's kubeconfig again.
+/// Takes the cluster's context out of the user's kubeconfig again. A file that does not have it is not touched.
 ///
 /// # Errors
 /// As [`merge`].
 pub fn unmerge(from: &Path) -> Result<(), Error> {
-    if !from.exists() {
+    let config = load_or_empty(from)?;
+    let is_current = config.current_context.as_deref() == Some(CONTEXT);
+    let entries = |config: &Kubeconfig| config.clusters.len() + config.auth_infos.len() + config.contexts.len();
+    let before = entries(&config);
+    let mut config = remove_context(config);
+    if is_current {
+        config.current_context = None;
+    } else if entries(&config) == before {
         return Ok(());
     }
-    let mut config = remove_context(load(from)?);
-    config.current_context = config.current_context.filter(|context| context != CONTEXT);
     save(from, &config)
 }
 
@@ -91,9 +99,12 @@ fn remove_context(mut config: Kubeconfig) -> Kubeconfig {
 }
 
 fn load_or_empty(path: &Path) -> Result<Kubeconfig, Error> {
-    // An empty file is a valid kubeconfig for kubectl.
-    let empty = fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
-    if empty { Ok(Kubeconfig::default()) } else { load(path) }
+    // An empty file is a valid kubeconfig for kubectl. One that cannot be looked at is not empty.
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kubeconfig::default()),
+        Ok(metadata) if metadata.len() == 0 => Ok(Kubeconfig::default()),
+        _ => load(path),
+    }
 }
 
 pub(crate) fn load(path: &Path) -> Result<Kubeconfig, Error> {
@@ -107,5 +118,187 @@ fn save(path: &Path, config: &Kubeconfig) -> Result<(), Error> {
         .map_err(|error| Error::Kubeconfig { path: path.to_owned(), why: error.to_string() })?;
     // A link in the place of the user's file is followed: it is the file behind it that changes.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    write(&path, text.as_bytes())
+    let before = fs::metadata(&path).ok();
+    write_as(&path, text.as_bytes(), |file| {
+        // It stays whose it was, also where this runs as root on the user's behalf.
+        let Some(before) = &before else { return Ok(()) };
+        fchown(file, Some(before.uid()), Some(before.gid()))?;
+        file.set_permissions(before.permissions())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A layout with an administrator's kubeconfig, and the path of a user's that is not there yet.
+    fn setting() -> (TempDir, Layout, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        for file in ["ca.crt", "admin.crt", "admin.key"] {
+            fs::write(layout.pki(file), file).unwrap();
+        }
+        write_for(&layout, pki::ADMIN, "https://127.0.0.1:6443").unwrap();
+        let user = root.path().join("home/.kube/config");
+        (root, layout, user)
+    }
+
+    fn put(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn read(path: &Path) -> Value {
+        serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    /// With what kube's types know, what they do not know, and values that YAML would read as something else unquoted.
+    const OF_THE_USER: &str = r#"
+apiVersion: v1
+kind: Config
+current-context: work
+preferences: {colors: true}
+some-extension-of-tomorrow: {nested: [1, two]}
+clusters:
+- name: work
+  cluster:
+    server: https://work.example:6443
+    tls-server-name: api
+    proxy-url: socks5://127.0.0.1:1080
+    certificate-authority-data: Y2E=
+    unknown-field: kept
+contexts:
+- name: work
+  context: {cluster: work, user: me, namespace: "0123", extensions: [{name: x, extension: {a: 1}}]}
+- name: terrarium-2
+  context: {cluster: work, user: me}
+users:
+- name: me
+  user:
+    token: "12345678901234567890"
+    exec:
+      apiVersion: client.authentication.k8s.io/v1
+      command: aws
+      args: [--region, "no", "1e3"]
+      env: [{name: A, value: "null"}]
+      interactiveMode: IfAvailable
+      provideClusterInfo: false
+      installHint: |
+        first line
+        second: line
+- name: basic
+  user: {username: "true", password: "~ : # '\\"}
+"#;
+
+    #[test]
+    fn what_the_user_has_survives_merging_and_comes_back_whole_on_unmerging() {
+        let (_root, layout, user) = setting();
+        put(&user, OF_THE_USER);
+        let before = read(&user);
+        merge(&layout, &user).unwrap();
+        merge(&layout, &user).unwrap();
+        let merged = read(&user);
+        assert_eq!(merged["current-context"], CONTEXT);
+        for list in ["clusters", "users", "contexts"] {
+            let (ours, theirs): (Vec<_>, Vec<_>) =
+                merged[list].as_array().unwrap().iter().cloned().partition(|entry| entry["name"] == CONTEXT);
+            assert_eq!(ours.len(), 1, "{list}: merging again replaces");
+            assert_eq!(Value::from(theirs), before[list], "{list}");
+        }
+        unmerge(&user).unwrap();
+        let mut expected = before;
+        expected.as_object_mut().unwrap().remove("current-context");
+        assert_eq!(read(&user), expected);
+    }
+
+    #[test]
+    fn an_absent_and_an_empty_file_are_begun_privately() {
+        let (_root, layout, user) = setting();
+        merge(&layout, &user).unwrap();
+        assert_eq!((mode(&user), mode(user.parent().unwrap())), (0o600, 0o700));
+        assert_eq!(read(&user), read(&layout.admin_kubeconfig()));
+
+        let empty = user.with_file_name("empty");
+        fs::write(&empty, "").unwrap();
+        unmerge(&empty).unwrap();
+        merge(&layout, &empty).unwrap();
+        assert_eq!(read(&empty)["current-context"], CONTEXT);
+    }
+
+    #[test]
+    fn what_is_no_kubeconfig_is_left_as_it_is() {
+        let (_root, layout, user) = setting();
+        for text in ["clusters: [", "- a list", "just words", "clusters: {not: a list}"] {
+            put(&user, text);
+            let error = merge(&layout, &user).unwrap_err().to_string();
+            assert!(error.contains(user.to_str().unwrap()), "{error}");
+            assert!(unmerge(&user).is_err());
+            assert_eq!(fs::read_to_string(&user).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_looked_at_is_not_taken_for_an_absent_one() {
+        let (_root, layout, user) = setting();
+        fs::create_dir_all(user.parent().unwrap()).unwrap();
+        symlink("config", &user).unwrap();
+        assert!(merge(&layout, &user).is_err(), "a link to itself");
+        assert!(fs::symlink_metadata(&user).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn the_file_behind_a_link_changes_and_keeps_owner_and_mode() {
+        let (root, layout, user) = setting();
+        let behind = root.path().join("dotfiles/kubeconfig");
+        put(&behind, OF_THE_USER);
+        fs::set_permissions(&behind, fs::Permissions::from_mode(0o640)).unwrap();
+        // Only root can give a file away.
+        let is_root = chown(&behind, Some(1000), Some(1001)).is_ok();
+        fs::create_dir_all(user.parent().unwrap()).unwrap();
+        symlink(&behind, &user).unwrap();
+        merge(&layout, &user).unwrap();
+        assert!(fs::symlink_metadata(&user).unwrap().is_symlink());
+        assert_eq!(read(&behind)["current-context"], CONTEXT);
+        assert_eq!(mode(&behind), 0o640);
+        if is_root {
+            let metadata = fs::metadata(&behind).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (1000, 1001));
+        }
+    }
+
+    #[test]
+    fn unmerging_does_not_touch_a_file_without_the_context() {
+        let (_root, _, user) = setting();
+        unmerge(&user).unwrap();
+        assert!(!user.exists());
+        let text = "# my notes\nkind: Config\napiVersion: v1\ncurrent-context: work\n";
+        put(&user, text);
+        unmerge(&user).unwrap();
+        assert_eq!(fs::read_to_string(&user).unwrap(), text);
+    }
+
+    #[test]
+    fn a_components_kubeconfig_points_at_files_and_the_administrators_stands_alone() {
+        let (_root, layout, _) = setting();
+        write_for(&layout, pki::SCHEDULER, "https://127.0.0.1:6443").unwrap();
+        let user = |path: &Path| read(path)["users"][0]["user"].clone();
+        let scheduler = layout.config("kube-scheduler.kubeconfig");
+        let files = key_files(&layout, pki::SCHEDULER);
+        assert_eq!(user(&scheduler), json!({"client-certificate": files.certificate, "client-key": files.key}));
+        assert_eq!(mode(&scheduler), 0o600);
+        assert_eq!(
+            user(&layout.admin_kubeconfig()),
+            json!({"client-certificate-data": "YWRtaW4uY3J0", "client-key-data": "YWRtaW4ua2V5"})
+        );
+    }
 }

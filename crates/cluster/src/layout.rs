@@ -1,6 +1,7 @@
 //! Where everything is: what lasts in the data directory, what goes with the cluster in the runtime directory, and the
 //! components beside the program.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -52,6 +53,13 @@ impl Layout {
         })
     }
 
+    /// A layout below a directory of a test's.
+    #[cfg(test)]
+    pub(crate) fn at(prefix: &Path) -> Self {
+        let [data, runtime, components, images] = ["data", "run", "components", "images"].map(|name| prefix.join(name));
+        Self { data, runtime, components, images }
+    }
+
     /// The data directory.
     #[must_use]
     pub fn data(&self) -> &Path {
@@ -77,6 +85,12 @@ impl Layout {
                 source,
             })
         };
+        for directory in [&self.data, &self.runtime] {
+            // What lies above, such as /var/lib, is everybody's.
+            if let Some(parent) = directory.parent() {
+                fs::create_dir_all(parent).map_err(Error::io("make the directory", parent))?;
+            }
+        }
         make(self.data.clone())?;
         match fs::read(&marker) {
             Ok(content) => match serde_json::from_slice(&content) {
@@ -195,6 +209,11 @@ impl Layout {
         self.runtime.join("lock")
     }
 
+    /// The file that names the data directory of the cluster that runs.
+    pub(crate) fn data_dir_note(&self) -> PathBuf {
+        self.runtime.join("data-dir")
+    }
+
     pub(crate) fn progress(&self) -> PathBuf {
         self.runtime.join("progress")
     }
@@ -218,12 +237,109 @@ impl Layout {
 
 /// Writes a file that only its owner may read, so that a reader finds all of it or what was there before.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("new");
+    write_as(path, content, |_| Ok(()))
+}
+
+/// As [`write`], with the file's owner and mode changed by `dress` before anyone sees it.
+pub(crate) fn write_as(
+    path: &Path,
+    content: &[u8],
+    dress: impl FnOnce(&fs::File) -> io::Result<()>,
+) -> Result<(), Error> {
+    // A name that is nobody else's: beside a file of the user's there may be one with any ending.
+    let mut name = OsString::from(format!(".terrarium-{}-", std::process::id()));
+    name.push(path.file_name().unwrap_or_default());
+    let temporary = path.with_file_name(name);
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
+        dress(&file)?;
         file.sync_data()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(Error::io("write", path))
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", path)(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn preparing_makes_private_directories_and_can_be_done_again() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        fs::write(layout.pki("ca.key"), "kept").unwrap();
+        layout.prepare().unwrap();
+        assert_eq!(fs::read_to_string(layout.pki("ca.key")).unwrap(), "kept");
+        for directory in [layout.data().to_owned(), layout.data().join("pki"), layout.runtime().to_owned()] {
+            assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700, "{directory:?}");
+        }
+    }
+
+    #[test]
+    fn directories_above_ours_are_made_for_everybody() {
+        let root = tempfile::tempdir().unwrap();
+        let usual = root.path().join("usual");
+        fs::create_dir(&usual).unwrap();
+        Layout::at(&root.path().join("var/lib")).prepare().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&root.path().join("var/lib")), mode(&usual));
+    }
+
+    #[test]
+    fn a_directory_of_others_is_refused_and_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        fs::create_dir(layout.data()).unwrap();
+        fs::write(layout.data().join("thesis.tex"), "").unwrap();
+        let error = layout.prepare().unwrap_err().to_string();
+        assert!(error.contains("not terrarium's") && error.contains("--data-dir"), "{error}");
+        assert!(layout.purge().is_err());
+        assert_eq!(names(layout.data()), ["thesis.tex"]);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        fs::create_dir(layout.data()).unwrap();
+        fs::write(layout.data().join("terrarium.json"), format!("{{\"format\":{}}}", FORMAT + 1)).unwrap();
+        let error = layout.prepare().unwrap_err().to_string();
+        assert!(error.contains("another version"), "{error}");
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_beside_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("config");
+        // A directory cannot be replaced by a file: the rename fails, as it would on a full disk before it.
+        fs::create_dir(&target).unwrap();
+        assert!(write(&target, b"content").is_err());
+        assert_eq!(names(root.path()), ["config"]);
+    }
+
+    #[test]
+    fn a_write_spares_the_files_beside_it() {
+        let root = tempfile::tempdir().unwrap();
+        for neighbour in ["config.new", "config.old"] {
+            fs::write(root.path().join(neighbour), "somebody's").unwrap();
+        }
+        write(&root.path().join("config"), b"secret").unwrap();
+        assert_eq!(names(root.path()), ["config", "config.new", "config.old"]);
+        assert_eq!(fs::read_to_string(root.path().join("config.new")).unwrap(), "somebody's");
+        assert_eq!(fs::metadata(root.path().join("config")).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }

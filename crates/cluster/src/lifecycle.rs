@@ -24,7 +24,7 @@ const DOWN_LIMIT: Duration = Duration::from_secs(90);
 /// The data directory of the cluster that runs in this sandbox, or that ran and was not taken down.
 #[must_use]
 pub fn running_data_dir(layout: &Layout) -> Option<PathBuf> {
-    let content = fs::read(layout.runtime().join("data-dir")).ok()?;
+    let content = fs::read(layout.data_dir_note()).ok()?;
     Some(PathBuf::from(OsStr::from_bytes(&content)))
 }
 
@@ -83,7 +83,12 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
 }
 
 /// Tells the events of a start until it ends.
-fn follow(layout: &Layout, start: Instant, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
+fn follow(
+    layout: &Layout,
+    start: Instant,
+    limit: Duration,
+    mut on_event: impl FnMut(&Event),
+) -> Result<Outcome, Error> {
     let mut events = Events::open(layout)?;
     let mut pending: Vec<String> = Vec::new();
     loop {

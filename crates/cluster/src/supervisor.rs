@@ -51,7 +51,7 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     let _lock = lock(layout)?;
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
     process::record(layout, SUPERVISOR, &own)?;
-    crate::layout::write(&layout.runtime().join("data-dir"), layout.data().as_os_str().as_encoded_bytes())?;
+    crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
     let progress = Progress::create(layout, start)?;
     let result = bring_up_and_serve(layout, &progress);
     if let Err(error) = &result {
