@@ -5,6 +5,8 @@ heading processes
 ps -eo pid=,ppid=,args= | awk -v own=$$ '$1 == 1 || $1 != own && $2 != own && $2 != 0 { $1 = $2 = ""; print }'
 heading mounts
 awk '{ print $4, $5, $9, $10 }' /proc/self/mountinfo
+heading cgroups
+awk '{ print $1, $3 }' /proc/cgroups
 heading links
 ip -o link | sed 's/^[0-9]*: //'
 heading addresses
