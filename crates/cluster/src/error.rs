@@ -54,7 +54,7 @@ pub enum Error {
     #[error("cannot take down the Pods' network")]
     Network(#[source] terrarium_cni::Error),
     /// Another supervisor has the lock.
-    #[error("a cluster is running already, with the data directory {}", data_dir.display())]
+    #[error("a cluster has this sandbox already, with the data directory {}; take that down first: `terrarium down`", data_dir.display())]
     AlreadyRunning {
         /// Its data directory.
         data_dir: PathBuf,
@@ -80,6 +80,9 @@ pub enum Error {
         /// The steps that have not ended.
         waiting_for: String,
     },
+    /// The cluster was taken down while somebody waited for it.
+    #[error("the cluster was taken down while it started")]
+    TakenDown,
     /// The supervisor ended without a word.
     #[error("the supervisor ended early\n{log}")]
     SupervisorDied {

@@ -209,6 +209,11 @@ impl Layout {
         self.runtime.join("lock")
     }
 
+    /// Says which data directory the cluster of this runtime directory has.
+    pub(crate) fn data_dir_note(&self) -> PathBuf {
+        self.runtime.join("data-dir")
+    }
+
     pub(crate) fn progress(&self) -> PathBuf {
         self.runtime.join("progress")
     }

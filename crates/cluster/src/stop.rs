@@ -79,7 +79,8 @@ fn pod_processes() -> Vec<i32> {
 /// The processes in a cgroup and those below it.
 fn members(cgroup: &Path) -> Vec<i32> {
     let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<i32> = own.lines().filter_map(|line| line.parse().ok()).collect();
+    // 0 stands for a process of another PID namespace (cgroups(7)), and for a whole process group in kill(2).
+    let mut pids: Vec<i32> = own.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
     let children = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
     let children = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     pids.extend(children.flat_map(|child| members(&child.path())));
@@ -88,7 +89,7 @@ fn members(cgroup: &Path) -> Vec<i32> {
 
 /// Removes the runtime directory, except the lock that is held and what the user may look at after a failure.
 fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
-    let kept = [layout.lock(), layout.progress(), layout.record(crate::component::SUPERVISOR)];
+    let kept = [layout.lock(), layout.progress(), layout.data_dir_note(), layout.record(crate::component::SUPERVISOR)];
     let entries = match fs::read_dir(layout.runtime()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("read", layout.runtime()))?,
@@ -102,4 +103,42 @@ fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
         removed.map_err(Error::io("remove", &path))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component::SUPERVISOR;
+
+    #[test]
+    fn the_members_of_a_cgroup_are_those_below_it_too_and_never_0() {
+        let root = tempfile::tempdir().unwrap();
+        for (cgroup, procs) in
+            [("", ""), ("besteffort", "0\n"), ("besteffort/pod-1", "17\n18\n"), ("pod-2/c", "4242\n-1\n")]
+        {
+            fs::create_dir_all(root.path().join(cgroup)).unwrap();
+            fs::write(root.path().join(cgroup).join("cgroup.procs"), procs).unwrap();
+        }
+        let mut members = members(root.path());
+        members.sort_unstable();
+        assert_eq!(members, [17, 18, 4242]);
+        assert!(super::members(&root.path().join("absent")).is_empty());
+    }
+
+    #[test]
+    fn what_tells_of_the_cluster_outlives_its_clean_up() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        let kept = [layout.lock(), layout.progress(), layout.data_dir_note(), layout.record(SUPERVISOR)];
+        let gone = [layout.containerd_socket(), layout.kine_socket(), layout.cni("bin/loopback")];
+        for path in kept.iter().chain(&gone) {
+            fs::write(path, "").unwrap();
+        }
+        stop_cluster(&layout, None).unwrap();
+        assert!(kept.iter().all(|path| path.exists()), "the next command finds the data directory and the reason");
+        assert!(!gone.iter().any(|path| path.exists()));
+        fs::remove_dir_all(layout.runtime()).unwrap();
+        stop_cluster(&layout, None).unwrap();
+    }
 }
