@@ -36,6 +36,14 @@ pub enum Error {
     /// A key or certificate could not be made.
     #[error("cannot issue a certificate")]
     Certificate(#[source] rcgen::Error),
+    /// A key that lasts with the data directory cannot be read as one.
+    #[error("{} holds no key: put it back from a backup, or begin anew with `terrarium down --purge`", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rcgen::Error,
+    },
     /// A kubeconfig is not one.
     #[error("{} is not a kubeconfig: {why}", path.display())]
     Kubeconfig {
