@@ -1,1 +1,25 @@
-//! Scenarios in real gVisor sandboxes.
+//! What the scenarios are told with: a [`Cluster`] in a sandbox of its own, a [`Namespace`] in it, what a command did
+//! ([`Ran`]), waiting ([`eventually`]) and the marks that a cluster leaves ([`Marks`]).
+//!
+//! A scenario is a function that takes a [`Cluster`] and panics when something is not as it should be; the harness
+//! then tells how the cluster stands. Where each scenario takes place says its [`Stage`]: those that only use the
+//! cluster share one, those that stop or kill it have one of their own.
+//!
+//! Everything that a run leaves is in `target/scenarios/<time of the run>`, and `target/scenarios/latest` leads there.
+
+mod cluster;
+mod installation;
+mod marks;
+mod namespace;
+mod ran;
+mod run;
+mod stage;
+mod wait;
+
+pub use cluster::{Cluster, DATA_DIR, SERVICES};
+pub use marks::Marks;
+pub use namespace::{Namespace, Pod};
+pub use ran::Ran;
+pub use run::{Scenario, main};
+pub use stage::Stage;
+pub use wait::eventually;

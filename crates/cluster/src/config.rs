@@ -15,11 +15,14 @@ use crate::{Error, kubeconfig, network};
 /// The API server's port.
 pub(crate) const API_PORT: u16 = 6443;
 
+/// Made by the kubelet and the controller manager; the default lies outside the directories that go with the cluster.
+pub(crate) const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volume-plugins";
+
 /// Works on the tmpfs that containerd's root is.
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 
 /// The image that holds a Pod's namespaces; imported at every start, never pulled.
-const PAUSE_IMAGE: &str = "localhost/terrarium/pause:0.1.0";
+const PAUSE_IMAGE: &str = concat!("localhost/terrarium/pause:", env!("CARGO_PKG_VERSION"));
 
 /// The cluster's address ranges. One node has the whole range of the Pods.
 #[derive(Clone, Debug)]
@@ -46,11 +49,6 @@ impl Network {
     /// The address of the Service `kubernetes`: the API server always takes the range's first.
     pub(crate) fn api_service(&self) -> Ipv4Addr {
         nth(self.services, 1)
-    }
-
-    /// The address of the cluster's DNS Service, by k3s's custom.
-    fn dns_service(&self) -> Ipv4Addr {
-        nth(self.services, 10)
     }
 }
 
@@ -93,10 +91,10 @@ fn kubelet(spec: &Spec<'_>) -> Value {
         "tlsPrivateKeyFile": serving.key,
         "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",
-        // Its default lies outside the directories that go with the cluster.
-        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
-        "clusterDNS": [spec.network.dns_service()],
+        "volumePluginDir": VOLUME_PLUGINS,
         "clusterDomain": "cluster.local",
+        // Pods that do not ask for another get containerd's default profile.
+        "seccompDefault": true,
         "resolvConf": if resolv_conf.exists() { resolv_conf.to_string_lossy() } else { "".into() },
         // A sandbox has no say in its host's swap.
         "failSwapOn": false,

@@ -101,7 +101,7 @@ pub enum Error {
     #[error("{0}")]
     Supervisor(String),
     /// A process could not be stopped.
-    #[error("{name} (process {pid}) does not end, even by SIGKILL")]
+    #[error("{name} (process {pid}) does not end")]
     Unstoppable {
         /// What it is.
         name: String,

@@ -109,10 +109,23 @@ impl Events {
     }
 }
 
-/// Whether the last start has come to its end: the supervisor is undoing it, or has.
-pub(crate) fn is_ending(layout: &Layout) -> bool {
-    let Ok(mut events) = Events::open(layout) else { return false };
-    std::iter::from_fn(|| events.next()).any(|event| matches!(event, Event::Stopping | Event::Failed { .. }))
+/// How far a cluster has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Starting,
+    Up,
+    /// It is being taken down, or was.
+    Ending,
+}
+
+/// How far the last cluster that was started has come.
+pub(crate) fn stage(layout: &Layout) -> Result<Stage, Error> {
+    let mut events = Events::open(layout)?;
+    Ok(std::iter::from_fn(|| events.next()).fold(Stage::Starting, |stage, event| match event {
+        Event::Up { .. } => Stage::Up,
+        Event::Stopping | Event::Failed { .. } => Stage::Ending,
+        Event::Started { .. } | Event::Ready { .. } | Event::Restarting { .. } => stage,
+    }))
 }
 
 #[cfg(test)]
@@ -178,7 +191,7 @@ mod tests {
         progress.report(&failed("why"));
         let mut reader = Events::open(&layout).unwrap();
         assert_eq!((reader.next(), reader.next()), (Some(failed("why")), None));
-        assert!(is_ending(&layout));
+        assert_eq!(stage(&layout).unwrap(), Stage::Ending);
     }
 
     #[test]
@@ -188,8 +201,10 @@ mod tests {
         first.report(&failed("the first"));
         let mut reader = Events::open(&layout).unwrap();
         let second = Progress::create(&layout, Instant::now()).unwrap();
-        assert!(!is_ending(&layout));
+        assert_eq!(stage(&layout).unwrap(), Stage::Starting);
         second.report(&Event::Up { seconds: 1.5 });
+        second.report(&Event::Restarting { step: "kubelet".to_owned(), why: String::new() });
+        assert_eq!(stage(&layout).unwrap(), Stage::Up);
         assert_eq!(
             (reader.next(), reader.next()),
             (Some(failed("the first")), None),

@@ -209,7 +209,7 @@ impl Layout {
         self.runtime.join("lock")
     }
 
-    /// Says which data directory the cluster of this runtime directory has.
+    /// The file that names the data directory of the cluster that runs.
     pub(crate) fn data_dir_note(&self) -> PathBuf {
         self.runtime.join("data-dir")
     }

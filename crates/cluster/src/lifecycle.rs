@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use terrarium_remedies::Journal;
 
 use crate::component::SUPERVISOR;
-use crate::events::{self, Events};
+use crate::events::{self, Events, Stage};
 use crate::process::{self, ProcessRef, wait_until};
 use crate::{Error, Event, Layout, logs, supervisor};
 
@@ -27,23 +27,33 @@ pub fn running_data_dir(layout: &Layout) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(&content)))
 }
 
-/// Brings the cluster up, or waits for one that is coming up already, and tells each event. `supervise` makes the
-/// command line of a supervisor from the moment of the call.
+/// What `up` found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The cluster came up.
+    CameUp,
+    /// It was up already.
+    WasUp,
+}
+
+/// Brings the cluster up, or waits for one that is coming up already, and tells each event of the start.
 ///
 /// # Errors
 /// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting.
-pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<(), Error> {
+pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
     let start = Instant::now();
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
     refuse_another(layout)?;
     if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
-        if !events::is_ending(layout) {
-            return follow(layout, &supervisor, start, limit, on_event);
-        }
-        if !wait_until(limit, || !supervisor.is_alive()) {
-            return Err(Error::Timeout { waiting_for: "the last cluster to be taken down".to_owned() });
+        match events::stage(layout)? {
+            Stage::Starting => return follow(layout, &supervisor, start, limit, on_event),
+            Stage::Up => return Ok(Outcome::WasUp),
+            Stage::Ending if wait_until(limit, || !supervisor.is_alive()) => {}
+            Stage::Ending => {
+                return Err(Error::Timeout { waiting_for: "the last cluster to be taken down".to_owned() });
+            }
         }
     }
     layout.prepare()?;
@@ -110,7 +120,7 @@ fn follow(
     start: Instant,
     limit: Duration,
     mut on_event: impl FnMut(&Event),
-) -> Result<(), Error> {
+) -> Result<Outcome, Error> {
     let mut events = Events::open(layout)?;
     let mut pending: Vec<String> = Vec::new();
     let mut is_stopping = false;
@@ -123,7 +133,7 @@ fn follow(
                 Event::Started { step, .. } => pending.push(step),
                 Event::Ready { step, .. } => pending.retain(|waiting| *waiting != step),
                 Event::Restarting { .. } => {}
-                Event::Up { .. } => return Ok(()),
+                Event::Up { .. } => return Ok(Outcome::CameUp),
                 Event::Stopping => is_stopping = true,
                 Event::Failed { message } => return Err(Error::Supervisor(message)),
             }
@@ -208,7 +218,7 @@ mod tests {
     }
 
     /// What `follow` says of a start that wrote these events, at once.
-    fn followed(supervisor: &ProcessRef, events: &[Event]) -> (Result<(), Error>, Vec<Event>) {
+    fn followed(supervisor: &ProcessRef, events: &[Event]) -> (Result<Outcome, Error>, Vec<Event>) {
         let (_root, layout) = layout();
         let progress = Progress::create(&layout, Instant::now()).unwrap();
         events.iter().for_each(|event| progress.report(event));

@@ -72,6 +72,12 @@ pub struct Startup {
     pub up_seconds: Option<f64>,
 }
 
+/// Whether the process that serves the API runs.
+#[must_use]
+pub fn server_runs(layout: &Layout) -> bool {
+    process::recorded(layout, SERVER).is_some()
+}
+
 /// Looks at the cluster.
 ///
 /// # Errors
@@ -89,11 +95,7 @@ pub fn look(layout: &Layout) -> Result<Status, Error> {
         })
         .collect();
     let (api_ready, nodes, pods) =
-        if components.iter().any(|component| component.name == SERVER && component.pid.is_some()) {
-            ask_api(layout)
-        } else {
-            (false, Vec::new(), BTreeMap::new())
-        };
+        if server_runs(layout) { ask_api(layout) } else { (false, Vec::new(), BTreeMap::new()) };
     Ok(Status {
         running: api_ready && components.iter().all(|component| component.pid.is_some()),
         data_dir: layout.data().to_owned(),

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use terrarium_remedies::Journal;
+use procfs::process::all_processes;
+use terrarium_remedies::{Journal, POD_CGROUP_ROOT};
 
 use crate::component::{CONTAINERD, KUBELET, Name, SERVER};
 use crate::process::{self, wait_until};
@@ -19,9 +20,6 @@ const COMPONENT_GRACE: Duration = Duration::from_secs(10);
 
 /// How long the Pods' processes may take to end by themselves.
 const POD_GRACE: Duration = Duration::from_secs(2);
-
-/// The cgroups under which the kubelet keeps every Pod, in cgroup v1 and v2.
-const POD_CGROUPS: &[&str] = &["/sys/fs/cgroup/pids/kubepods", "/sys/fs/cgroup/kubepods"];
 
 /// Stops what runs and undoes what the journal holds. Call it from inside the cluster's mount namespace, or when
 /// nothing lives in it any more.
@@ -72,24 +70,23 @@ fn stop_pods() {
     wait_until(POD_GRACE, || signal_all(Signal::SIGKILL));
 }
 
+/// The processes below the Pods' cgroup, told from each one's own /proc/PID/cgroup: that works from every mount
+/// namespace, with the cgroup file systems mounted or not.
 fn pod_processes() -> Vec<i32> {
-    POD_CGROUPS.iter().flat_map(|root| members(Path::new(root))).collect()
-}
-
-/// The processes in a cgroup and those below it.
-fn members(cgroup: &Path) -> Vec<i32> {
-    let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    // 0 stands for a process of another PID namespace (cgroups(7)), and for a whole process group in kill(2).
-    let mut pids: Vec<i32> = own.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
-    let children = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
-    let children = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    pids.extend(children.flat_map(|child| members(&child.path())));
-    pids
+    let root = format!("/{POD_CGROUP_ROOT}/");
+    all_processes()
+        .into_iter()
+        .flatten()
+        .filter_map(|process| {
+            let process = process.ok()?;
+            process.cgroups().ok()?.into_iter().any(|cgroup| cgroup.pathname.starts_with(&root)).then_some(process.pid)
+        })
+        .collect()
 }
 
 /// Removes the runtime directory, except the lock that is held and what the user may look at after a failure.
 fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
-    let kept = [layout.lock(), layout.progress(), layout.data_dir_note(), layout.record(crate::component::SUPERVISOR)];
+    let kept = [layout.data_dir_note(), layout.lock(), layout.progress(), layout.record(crate::component::SUPERVISOR)];
     let entries = match fs::read_dir(layout.runtime()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("read", layout.runtime()))?,
@@ -109,21 +106,6 @@ fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::component::SUPERVISOR;
-
-    #[test]
-    fn the_members_of_a_cgroup_are_those_below_it_too_and_never_0() {
-        let root = tempfile::tempdir().unwrap();
-        for (cgroup, procs) in
-            [("", ""), ("besteffort", "0\n"), ("besteffort/pod-1", "17\n18\n"), ("pod-2/c", "4242\n-1\n")]
-        {
-            fs::create_dir_all(root.path().join(cgroup)).unwrap();
-            fs::write(root.path().join(cgroup).join("cgroup.procs"), procs).unwrap();
-        }
-        let mut members = members(root.path());
-        members.sort_unstable();
-        assert_eq!(members, [17, 18, 4242]);
-        assert!(super::members(&root.path().join("absent")).is_empty());
-    }
 
     #[test]
     fn what_tells_of_the_cluster_outlives_its_clean_up() {

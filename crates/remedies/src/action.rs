@@ -27,6 +27,15 @@ pub enum Action {
         /// What it holds.
         content: String,
     },
+    /// Writes a sysctl.
+    Sysctl {
+        /// Its file below /proc/sys.
+        path: PathBuf,
+        /// The value.
+        value: String,
+        /// The value that it had.
+        before: String,
+    },
     /// Mounts a file system.
     Mount {
         /// Its type, as in mount(2).
@@ -96,6 +105,7 @@ impl Action {
             Self::CreateFile { path, content } => {
                 OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?.write_all(content.as_bytes())
             }
+            Self::Sysctl { path, value, .. } => fs::write(path, value),
             Self::Mount { fstype, target, options } => nix::mount::mount(
                 Some("terrarium"),
                 target,
@@ -121,10 +131,15 @@ impl Action {
         match self {
             Self::CreateDir { path } => match gone_is_fine(fs::remove_dir(path)) {
                 // Someone else uses it by now.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) =>
+                {
+                    Ok(())
+                }
                 other => other,
             },
             Self::CreateFile { path, .. } => gone_is_fine(fs::remove_file(path)),
+            Self::Sysctl { path, before, .. } => fs::write(path, before),
             Self::Mount { target, .. } | Self::Bind { target, .. } => {
                 if namespace::is_mount_point(target)? {
                     nix::mount::umount2(target, MntFlags::MNT_DETACH)?;
@@ -146,6 +161,7 @@ impl fmt::Display for Action {
         match self {
             Self::CreateDir { path } => write!(f, "make the directory {}", path.display()),
             Self::CreateFile { path, .. } => write!(f, "make the file {}", path.display()),
+            Self::Sysctl { path, value, .. } => write!(f, "write {value} to {}", path.display()),
             Self::Mount { fstype, target, .. } => write!(f, "mount {fstype} on {}", target.display()),
             Self::Bind { source, target } => write!(f, "bind {} over {}", source.display(), target.display()),
             Self::Configure(setting) => write!(f, "configure {setting}"),

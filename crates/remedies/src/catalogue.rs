@@ -20,7 +20,7 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &AcceptCgroupV1,
     &TmpfsDirectories,
     &NoUnprivilegedSysctls,
-    &TableLock,
+    &PodNetwork,
     &MachineId,
     &KubeletByAddress,
 ];
@@ -107,13 +107,16 @@ fn sysctl_overlay(directory: &str, layers: &Path) -> Vec<Action> {
     actions
 }
 
-/// gVisor's own cgroup v1 controllers, mounted where everyone looks for them.
+/// gVisor's own cgroup v1 controllers, mounted where everyone looks for them, and in each a cgroup for the Pods.
 struct CgroupMounts;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// The controllers, as gVisor names them.
 const CONTROLLERS: &[&str] = &["cpu", "cpuacct", "cpuset", "devices", "job", "memory", "pids"];
+
+/// The cgroup below which the kubelet keeps its Pods: what runs in it is ours.
+pub const POD_CGROUP_ROOT: &str = "terrarium";
 
 impl Remedy for CgroupMounts {
     fn gap(&self) -> GapId {
@@ -126,26 +129,41 @@ impl Remedy for CgroupMounts {
 
     fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
         let root = Path::new(CGROUP_ROOT);
-        if is_cgroup_v2() || root.join("pids/cgroup.procs").exists() {
-            return Ok(Vec::new());
+        let mut actions = Vec::new();
+        if is_cgroup_v2() {
+            actions.extend(Action::create_dirs(&root.join(POD_CGROUP_ROOT)));
+        } else if root.join("pids/cgroup.procs").exists() {
+            for entry in fs::read_dir(root)? {
+                let hierarchy = entry?.path();
+                if hierarchy.join("cgroup.procs").exists() {
+                    actions.extend(Action::create_dirs(&hierarchy.join(POD_CGROUP_ROOT)));
+                }
+            }
+        } else {
+            actions.extend(Action::create_dirs(root));
+            actions.push(Action::mount("tmpfs", root, "mode=0755,size=1m"));
+            for controller in CONTROLLERS {
+                let path = root.join(controller);
+                actions.push(Action::CreateDir { path: path.clone() });
+                actions.push(Action::mount("cgroup", &path, *controller));
+                actions.push(Action::CreateDir { path: path.join(POD_CGROUP_ROOT) });
+            }
         }
-        let mut actions = Action::create_dirs(root);
-        actions.push(Action::mount("tmpfs", root, "mode=0755,size=1m"));
-        for controller in CONTROLLERS {
-            let path = root.join(controller);
-            actions.push(Action::CreateDir { path: path.clone() });
-            actions.push(Action::mount("cgroup", path, *controller));
-        }
+        actions.push(kubelet("cgroupRoot", json!(format!("/{POD_CGROUP_ROOT}"))));
         Ok(actions)
     }
 
     fn verify(&self) -> io::Result<()> {
-        for controller in CONTROLLERS {
-            let probe = Path::new(CGROUP_ROOT).join(controller).join("terrarium-probe");
-            fs::create_dir(&probe).map_err(|error| about(&probe, &error))?;
-            let members = fs::read(probe.join("cgroup.procs")).map_err(|error| about(&probe, &error));
-            fs::remove_dir(&probe).map_err(|error| about(&probe, &error))?;
-            members?;
+        let mut pods = vec![Path::new(CGROUP_ROOT).join(POD_CGROUP_ROOT)];
+        for entry in fs::read_dir(CGROUP_ROOT)? {
+            pods.push(entry?.path().join(POD_CGROUP_ROOT));
+        }
+        pods.retain(|cgroup| cgroup.is_dir());
+        if pods.is_empty() {
+            return Err(about(Path::new(CGROUP_ROOT), &io::Error::other("holds no cgroup for the Pods")));
+        }
+        for cgroup in pods {
+            fs::read(cgroup.join("cgroup.procs")).map_err(|error| about(&cgroup, &error))?;
         }
         Ok(())
     }
@@ -301,12 +319,14 @@ fn is_before_4_11(release: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (4, 11)
 }
 
-/// The lock under which the CNI plugin writes its rules to the legacy tables: iptables' own, which stays behind.
-struct TableLock;
+/// What our CNI plugin changes for the whole sandbox: routing between Pods, and the lock of the legacy tables, which is
+/// iptables' own and stays behind. Done ahead of it, so that it is undone with the rest.
+struct PodNetwork;
 
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const TABLE_LOCK: &str = "/run/xtables.lock";
 
-impl Remedy for TableLock {
+impl Remedy for PodNetwork {
     fn gap(&self) -> GapId {
         GapId::Netfilter
     }
@@ -316,8 +336,24 @@ impl Remedy for TableLock {
     }
 
     fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        let path = PathBuf::from(TABLE_LOCK);
-        Ok(unless(path.exists(), || vec![Action::CreateFile { path, content: String::new() }]))
+        let mut actions = Vec::new();
+        let before = fs::read_to_string(IP_FORWARD)?.trim().to_owned();
+        if before != "1" {
+            actions.push(Action::Sysctl { path: IP_FORWARD.into(), value: "1".to_owned(), before });
+        }
+        if !Path::new(TABLE_LOCK).exists() {
+            actions.push(Action::CreateFile { path: TABLE_LOCK.into(), content: String::new() });
+        }
+        Ok(actions)
+    }
+
+    fn verify(&self) -> io::Result<()> {
+        match fs::read_to_string(IP_FORWARD)?.trim() {
+            "1" => Ok(()),
+            other => {
+                Err(about(Path::new(IP_FORWARD), &io::Error::other(format!("reads {other:?} after 1 was written"))))
+            }
+        }
     }
 }
 

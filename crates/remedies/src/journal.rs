@@ -156,6 +156,7 @@ mod tests {
         prop_oneof![
             path().prop_map(|path| Action::CreateDir { path }),
             (path(), text()).prop_map(|(path, content)| Action::CreateFile { path, content }),
+            (path(), text(), text()).prop_map(|(path, value, before)| Action::Sysctl { path, value, before }),
             (text(), path(), text()).prop_map(|(fstype, target, options)| Action::Mount { fstype, target, options }),
             (path(), path()).prop_map(|(source, target)| Action::Bind { source, target }),
             (text(), any::<i64>(), text()).prop_map(|(field, number, text)| {

@@ -17,7 +17,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use action::{Action, Setting};
-pub use catalogue::CATALOGUE;
+pub use catalogue::{CATALOGUE, POD_CGROUP_ROOT};
 pub use journal::Journal;
 use terrarium_gaps::{GapId, Rung};
 

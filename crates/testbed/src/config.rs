@@ -212,7 +212,7 @@ mod tests {
             privilege: Privilege::Full,
             rootfs: Path::new("/cache/tt-a/rootfs"),
             network_namespace: Path::new("/run/netns/tt-1"),
-            binds: &["/opt/bin:/usr/local/bin:ro".parse().unwrap(), "/work".parse().unwrap()],
+            binds: &["/opt/bin:/usr/local/bin:ro".parse().unwrap(), "/srv/app".parse().unwrap()],
             env: &[("TERM".into(), "dumb".into()), ("A".into(), "b".into())],
         };
         insta::assert_json_snapshot!(config.json());

@@ -15,7 +15,7 @@
 //!
 //! ```no_run
 //! # fn main() -> terrarium_testbed::Result<()> {
-//! let sandbox = terrarium_testbed::Sandbox::builder().bind("/work/out", "/opt/terrarium").start()?;
+//! let sandbox = terrarium_testbed::Sandbox::builder().bind("out", "/opt/terrarium").start()?;
 //! let output = sandbox.exec(["uname", "-r"])?;
 //! assert!(output.status.success());
 //! sandbox.stop()?;

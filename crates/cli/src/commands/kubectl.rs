@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use terrarium_cluster::{Error, Layout};
+use terrarium_cluster::{Error, Layout, status};
 
 /// Run kubectl against this cluster, with the administrator's rights
 #[derive(Debug, clap::Args)]
@@ -17,11 +17,11 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
-    let kubeconfig = layout.admin_kubeconfig();
-    if !kubeconfig.exists() {
+    if !status::server_runs(layout) {
         return Err(Error::NotRunning.into());
     }
     let program = layout.component("kubernetes")?;
-    let error = Command::new(&program).arg0("kubectl").args(&args.args).env("KUBECONFIG", kubeconfig).exec();
+    let error =
+        Command::new(&program).arg0("kubectl").args(&args.args).env("KUBECONFIG", layout.admin_kubeconfig()).exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
 }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use terrarium_cluster::{DEFAULT_DATA_DIR, Layout, running_data_dir};
+use terrarium_cluster::{DEFAULT_DATA_DIR, Error, Layout, running_data_dir};
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
@@ -71,15 +71,15 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// The layout for the data directory that was asked for: that of the cluster which is here, if there is one.
 fn layout(data_dir: Option<PathBuf>) -> Result<Layout> {
-    if let Some(data_dir) = data_dir {
-        return Ok(Layout::new(std::path::absolute(data_dir)?)?);
+    let default = Layout::new(DEFAULT_DATA_DIR)?;
+    let asked = data_dir.map(std::path::absolute).transpose()?;
+    match (asked, running_data_dir(&default)) {
+        (Some(asked), Some(running)) if asked != running => Err(Error::AlreadyRunning { data_dir: running }.into()),
+        (None, None) => Ok(default),
+        (asked, running) => Ok(Layout::new(asked.or(running).expect("one of them is there"))?),
     }
-    let layout = Layout::new(DEFAULT_DATA_DIR)?;
-    Ok(match running_data_dir(&layout) {
-        Some(data_dir) => Layout::new(data_dir)?,
-        None => layout,
-    })
 }
 
 /// The user's kubeconfig: the first file of $KUBECONFIG, as kubectl writes to, else ~/.kube/config.

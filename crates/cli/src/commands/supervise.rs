@@ -15,11 +15,14 @@ pub struct Args {
     since: Option<u64>,
 }
 
+/// That the API does not answer while it starts is no news.
+const LOGGED: &str = "info,kube_client=off";
+
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED)))
         .init();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = args.since.map_or(Duration::ZERO, |since| now.saturating_sub(Duration::from_millis(since)));

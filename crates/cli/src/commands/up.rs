@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use terrarium_cluster::{Event, Layout, kubeconfig, up};
+use terrarium_cluster::{Event, Layout, Outcome, kubeconfig, up};
 
 use super::user_kubeconfig;
 
@@ -27,7 +27,9 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let mut steps = Steps::new();
     let result = up(layout, args.wait, |event| steps.show(event));
     steps.clear();
-    result?;
+    if result? == Outcome::WasUp {
+        eprintln!("the cluster is up already");
+    }
     if let Some(path) = user_kubeconfig() {
         kubeconfig::merge(layout, &path)?;
         eprintln!("context \"{}\" is the current one in {}", kubeconfig::CONTEXT, path.display());

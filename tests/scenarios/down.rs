@@ -1,0 +1,56 @@
+//! `down` undoes everything, and keeps what is the user's.
+
+use std::time::Duration;
+
+use harness::{Cluster, DATA_DIR, Marks};
+
+crate::stories! {
+    Own:
+        down_leaves_nothing_behind
+        down_after_the_supervisor_was_killed_leaves_nothing_behind;
+}
+
+const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
+
+/// The first process of its container ignores SIGTERM, as any does that has no handler for it.
+const STUBBORN: &str = include_str!("../manifests/stubborn.yaml");
+
+fn down_leaves_nothing_behind(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    bring_up_with_pods(cluster, &before);
+    cluster.terrarium("down").succeeds().complains("the cluster is down").within(Duration::from_secs(20));
+    Marks::of(cluster).assert_same_as(&before);
+    cluster.terrarium("status").exits(3);
+
+    // What is left is what the next `up` goes on with, until that goes too.
+    cluster.run(["test", "-e", &format!("{DATA_DIR}/store/state.db")]).succeeds();
+    cluster.terrarium("down").succeeds().complains("no cluster was running");
+    cluster.terrarium("down --purge").succeeds().complains(DATA_DIR);
+    cluster.run(["test", "-e", DATA_DIR]).exits(1);
+    let kubeconfig = cluster.sh("cat ~/.kube/config 2>/dev/null").stdout;
+    assert!(!kubeconfig.contains("terrarium"), "{kubeconfig}");
+}
+
+fn down_after_the_supervisor_was_killed_leaves_nothing_behind(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    bring_up_with_pods(cluster, &before);
+    cluster.kill("supervisor");
+    cluster.terrarium("down").succeeds().complains("the cluster is down").within(Duration::from_secs(20));
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+/// Brings the cluster up with Pods, and makes sure that they leave marks that would be seen.
+fn bring_up_with_pods(cluster: &Cluster, before: &Marks) {
+    cluster.up();
+    let namespace = cluster.namespace("down");
+    namespace.apply(DEPLOYMENT);
+    namespace.apply(STUBBORN);
+    namespace.wait("deployment/web", "condition=Available");
+    namespace.wait("pod/stubborn", "condition=Ready");
+    // Dropping it would delete the Pods, which shall be there at `down`.
+    std::mem::forget(namespace);
+    let with_pods = Marks::of(cluster);
+    for kind in ["processes", "links", "addresses", "routes", "network namespaces", "nat rules", "sysctls", "files"] {
+        assert!(with_pods.count(kind) > before.count(kind), "a cluster leaves no marks of this kind: {kind}");
+    }
+}
