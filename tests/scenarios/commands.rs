@@ -16,6 +16,8 @@ crate::stories! {
         what_is_no_image_is_refused
         a_user_without_rights_is_told_so
         completions_are_valid_shell;
+    Own:
+        a_cluster_with_another_data_directory_is_found;
 }
 
 fn up_again_finds_the_cluster_running(cluster: &Cluster) {
@@ -112,4 +114,14 @@ fn completions_are_valid_shell(cluster: &Cluster) {
     for shell in ["zsh", "fish"] {
         cluster.terrarium(&format!("completion {shell}")).succeeds().prints("kubectl");
     }
+}
+
+fn a_cluster_with_another_data_directory_is_found(cluster: &Cluster) {
+    cluster.terrarium("up --data-dir /srv/cluster").succeeds();
+    cluster.terrarium("status").succeeds().prints("data         /srv/cluster");
+    cluster.kubectl("get nodes");
+    cluster.terrarium("logs kubelet").succeeds();
+    cluster.terrarium("down").succeeds().complains("the cluster is down");
+    cluster.run(["test", "-e", DATA_DIR]).exits(1);
+    cluster.run(["test", "-e", "/srv/cluster/store/state.db"]).succeeds();
 }

@@ -47,10 +47,10 @@ fn bring_up_with_pods(cluster: &Cluster, before: &Marks) {
     namespace.apply(STUBBORN);
     namespace.wait("deployment/web", "condition=Available");
     namespace.wait("pod/stubborn", "condition=Ready");
-    // Dropping it would delete the Pods, which shall be there at `down`.
-    std::mem::forget(namespace);
+    namespace.keep();
     let with_pods = Marks::of(cluster);
-    for kind in ["processes", "links", "addresses", "routes", "network namespaces", "nat rules", "sysctls", "files"] {
-        assert!(with_pods.count(kind) > before.count(kind), "a cluster leaves no marks of this kind: {kind}");
+    let kinds = ["processes", "cgroups", "links", "addresses", "routes", "namespaces", "nat rules", "sysctls", "files"];
+    for kind in kinds {
+        assert!(with_pods.has_new(kind, before), "a cluster leaves no marks of this kind: {kind}");
     }
 }

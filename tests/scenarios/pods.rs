@@ -72,10 +72,10 @@ fn exec_passes_on_exit_codes_and_both_outputs(cluster: &Cluster) {
 fn exec_passes_on_its_input(cluster: &Cluster) {
     let namespace = web(cluster, "pods-stdin");
     let input = "first\nsecond\n".repeat(5_000);
-    let words = ["terrarium", "kubectl", "-n", "pods-stdin", "exec", "-i", "web", "--", "/sample", "cat", "/dev/stdin"];
+    let words =
+        ["terrarium", "kubectl", "-n", namespace.name, "exec", "-i", "web", "--", "/sample", "cat", "/dev/stdin"];
     let output = cluster.run_with_input(words, input.as_bytes()).succeeds().stdout;
     assert!(output == input, "{} bytes came back of {}", output.len(), input.len());
-    drop(namespace);
 }
 
 fn port_forward_leads_to_the_pod(cluster: &Cluster) {

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use harness::{Cluster, eventually};
-use serde_json::Value;
+use harness::{Cluster, Namespace, eventually};
 
 crate::stories! {
     Own:
@@ -28,41 +27,44 @@ fn an_impatient_up_is_told_what_it_waits_for_and_the_next_one_joins(cluster: &Cl
     cluster.terrarium("status").exits(0);
 }
 
-/// No limits: what it says goes into the documentation.
+/// No limits: the table goes into the documentation.
 fn starts_are_measured(cluster: &Cluster) {
-    let mut table = String::from("| start | API | node | Pod answers | RSS idle |\n|---|---|---|---|---|\n");
-    for start in ["cold", "warm"] {
-        let up = cluster.up();
-        let mut seconds = up.took.as_secs_f64();
-        let startup = cluster.status()["startup"].clone();
-        let namespace = if start == "cold" { Some(cluster.namespace("measured")) } else { None };
-        let words = ["terrarium", "kubectl", "-n", "measured", "apply", "-f", "-"];
-        seconds += cluster.run_with_input(words, DEPLOYMENT.as_bytes()).succeeds().took.as_secs_f64();
-        let begun = std::time::Instant::now();
-        eventually(Duration::from_secs(60), || {
-            let words = "kubectl -n measured get pods -l app=web -o jsonpath={.items[*].status.podIP}";
-            let address = cluster.terrarium(words).ok()?;
-            cluster.run(["curl", "-sSf", "--max-time", "1", &format!("http://{address}:8080/healthz")]).ok()
-        });
-        seconds += begun.elapsed().as_secs_f64();
-        let mebibytes = cluster.status()["residentBytes"].as_u64().unwrap_or_default() >> 20;
-        let at = |key: &str| format!("{:.1} s", startup[key].as_f64().unwrap_or(f64::NAN));
-        let (api, node) = (at("apiSeconds"), at("nodeSeconds"));
-        let _ = writeln!(table, "| {start} | {api} | {node} | {seconds:.1} s | {mebibytes} MiB |");
-        table += &memory(&cluster.status());
-        // Its Pods shall be there at the warm start.
-        std::mem::forget(namespace);
-        cluster.terrarium("down").succeeds();
+    let start = Instant::now();
+    cluster.up();
+    let namespace = cluster.namespace("measured");
+    namespace.apply(DEPLOYMENT);
+    let cold = figures(&namespace, start);
+    cluster.terrarium("down").succeeds();
+
+    let start = Instant::now();
+    cluster.up();
+    let warm = figures(&namespace, start);
+
+    let mut table = "| start | API | node | Pod answers | memory |".to_owned();
+    for component in cluster.status()["components"].as_array().expect("components") {
+        let _ = write!(table, " {} |", component["name"].as_str().unwrap_or_default());
     }
+    let columns = table.matches('|').count() - 1;
+    let _ = write!(table, "\n{}|\n| cold |{cold}\n| warm |{warm}\n", "|---".repeat(columns));
     fs::write(cluster.artefacts().join("starts.md"), &table).expect("the run's directory takes files");
     eprintln!("\n{table}");
 }
 
-fn memory(status: &Value) -> String {
-    let mut text = String::from("<!-- ");
-    for component in status["components"].as_array().into_iter().flatten() {
-        let mebibytes = component["residentBytes"].as_u64().unwrap_or_default() >> 20;
-        let _ = write!(text, "{} {mebibytes} MiB; ", component["name"].as_str().unwrap_or_default());
+/// The cells of a start's row, once the Pod answers: seconds since `start`, resident sets.
+fn figures(namespace: &Namespace<'_>, start: Instant) -> String {
+    let cluster = namespace.cluster;
+    eventually(Duration::from_secs(60), || {
+        let address = namespace.try_kubectl("get pods -l app=web -o jsonpath={.items[*].status.podIP}").ok()?;
+        cluster.run(["curl", "-sSf", "--max-time", "1", &format!("http://{address}:8080/healthz")]).ok()
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let status = cluster.status();
+    let at = |key: &str| status["startup"][key].as_f64().unwrap_or_else(|| panic!("no {key}: {status}"));
+    let mut cells = format!(" {:.1} s | {:.1} s | {seconds:.1} s |", at("apiSeconds"), at("nodeSeconds"));
+    let components = status["components"].as_array().expect("components").iter();
+    for part in std::iter::once(&status).chain(components) {
+        let bytes = part["residentBytes"].as_u64().unwrap_or_else(|| panic!("no residentBytes: {part}"));
+        let _ = write!(cells, " {} MiB |", bytes >> 20);
     }
-    text + "-->\n"
+    cells
 }

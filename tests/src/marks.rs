@@ -28,9 +28,11 @@ impl Marks {
         Self(kinds)
     }
 
-    /// How many marks of a kind there are, to see that the looking itself works.
-    pub fn count(&self, kind: &str) -> usize {
-        self.0.get(kind).map_or(0, BTreeSet::len)
+    /// Whether there are marks of this kind that were not there before, to see that the looking itself works.
+    pub fn has_new(&self, kind: &str, before: &Self) -> bool {
+        let none = BTreeSet::new();
+        let marks = |marks: &Self| marks.0.get(kind).unwrap_or(&none).clone();
+        !marks(self).is_subset(&marks(before))
     }
 
     /// Panics with what is new and what is gone, if there is any.

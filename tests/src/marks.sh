@@ -5,13 +5,16 @@ heading processes
 ps -eo pid=,ppid=,args= | awk -v own=$$ '$1 == 1 || $1 != own && $2 != own && $2 != 0 { $1 = $2 = ""; print }'
 heading mounts
 awk '{ print $4, $5, $9, $10 }' /proc/self/mountinfo
+heading cgroups
+awk '{ print $1, $3 }' /proc/cgroups
 heading links
 ip -o link | sed 's/^[0-9]*: //'
 heading addresses
 ip -o address | awk '{ print $2, $3, $4 }'
 heading routes
 ip route
-heading 'network namespaces'
+heading namespaces
+readlink /proc/[0-9]*/ns/mnt /proc/[0-9]*/ns/net | sort -u
 ls -A /run/netns 2>/dev/null
 heading 'nat rules'
 iptables-legacy-save -t nat | sed -e '/^#/d' -e 's/\[.*\]//'

@@ -39,6 +39,11 @@ impl<'a> Namespace<'a> {
         namespace
     }
 
+    /// Leaves it as it is at the end of the scenario.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
     /// Runs kubectl in it.
     pub fn try_kubectl(&self, words: &str) -> Ran {
         self.cluster.try_kubectl(&format!("-n {} {words}", self.name))

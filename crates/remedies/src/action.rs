@@ -15,7 +15,7 @@ use crate::namespace;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Action {
-    /// Makes a directory, mode 0755. Undone only if it is empty then.
+    /// Makes a directory, mode 0755, if it is not there. Undone only if it is empty then.
     CreateDir {
         /// Its path; the parent exists.
         path: PathBuf,
@@ -101,7 +101,11 @@ impl Action {
 
     pub(crate) fn apply(&self) -> io::Result<()> {
         match self {
-            Self::CreateDir { path } => fs::DirBuilder::new().mode(0o755).create(path),
+            // gVisor's cgroups outlast their mounts: one that was left behind is there when its controller is mounted again.
+            Self::CreateDir { path } => match fs::DirBuilder::new().mode(0o755).create(path) {
+                Err(_) if path.is_dir() => Ok(()),
+                other => other,
+            },
             Self::CreateFile { path, content } => {
                 OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?.write_all(content.as_bytes())
             }

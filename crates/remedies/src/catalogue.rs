@@ -167,6 +167,30 @@ impl Remedy for CgroupMounts {
         }
         Ok(())
     }
+
+    fn revert(&self, action: &Action) -> io::Result<()> {
+        match action {
+            Action::CreateDir { path } if path.ends_with(POD_CGROUP_ROOT) => remove_cgroups_below(path)?,
+            _ => {}
+        }
+        action.revert()
+    }
+}
+
+/// Removes the cgroups that the kubelet and the OCI runtime made: directories that hold nothing but their own files.
+fn remove_cgroups_below(cgroup: &Path) -> io::Result<()> {
+    let children = match fs::read_dir(cgroup) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for child in children {
+        let child = child?;
+        if child.file_type()?.is_dir() {
+            remove_cgroups_below(&child.path())?;
+            fs::remove_dir(child.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn is_cgroup_v2() -> bool {
