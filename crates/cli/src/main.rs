@@ -6,6 +6,7 @@
 
 mod commands;
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,9 +19,15 @@ fn main() -> ExitCode {
     }
     match commands::run(commands::Cli::parse()) {
         Ok(code) => code,
+        // Whoever read has read enough: `terrarium logs kubelet | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", terrarium_cluster::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -82,6 +82,11 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
     let beside = kubernetes.parent().map(|directory| directory.to_path_buf()).unwrap_or_default();
     let search_path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", beside.display());
 
+    let no_proxy = no_proxy(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok());
+    let env = |more: &[(&'static str, &String)]| {
+        let all = [("NO_PROXY", &no_proxy), ("no_proxy", &no_proxy)].into_iter().chain(more.iter().copied());
+        all.map(|(key, value)| (key, value.clone())).collect::<Vec<_>>()
+    };
     let imports = layout.image_archives()?.into_iter().map(|archive| import_command(layout, archive));
     Ok(vec![
         Component {
@@ -93,7 +98,7 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
                     program: layout.component("containerd")?,
                     args: vec!["--config".to_owned(), path(layout.config("containerd.toml"))],
                 },
-                env: vec![("PATH", search_path.clone())],
+                env: env(&[("PATH", &search_path)]),
                 ready: Readiness::Socket(socket.clone()),
             },
         },
@@ -103,7 +108,7 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
             needs: &[],
             runs: Runs::Service {
                 command: CommandLine { program: kubernetes.clone(), args: server_args(spec) },
-                env: Vec::new(),
+                env: env(&[]),
                 ready: Readiness::Api,
             },
         },
@@ -116,7 +121,8 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
         Component {
             name: KUBELET,
             label: "node",
-            needs: &[CONTAINERD, SERVER],
+            // A Pod that finds its image missing backs off for ten seconds.
+            needs: &[CONTAINERD, IMAGES, SERVER],
             runs: Runs::Service {
                 command: CommandLine {
                     program: kubernetes,
@@ -128,11 +134,22 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
                         format!("--node-ip={}", spec.address),
                     ],
                 },
-                env: vec![("PATH", search_path)],
+                env: env(&[("PATH", &search_path)]),
                 ready: Readiness::Node(spec.node.clone()),
             },
         },
     ])
+}
+
+/// What the components must not look for behind the proxy that the environment may name: the cluster's own addresses. The
+/// API server asks the kubelet for logs, for one.
+fn no_proxy(spec: &Spec<'_>, given: Option<String>) -> String {
+    let Network { pods, services } = &spec.network;
+    let own = format!("localhost,127.0.0.0/8,{},{pods},{services},.svc,.cluster.local", spec.address);
+    match given.filter(|given| !given.is_empty()) {
+        Some(given) => format!("{given},{own}"),
+        None => own,
+    }
 }
 
 /// The command that imports an image archive into containerd, where the kubelet finds it.
@@ -223,4 +240,23 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
     ]);
     args.extend(serving);
     args
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_clusters_own_addresses_are_never_behind_a_proxy() {
+        let layout = Layout::at(Path::new("/t"));
+        let address = Ipv4Addr::new(192, 0, 2, 7);
+        let spec =
+            Spec { layout: &layout, node: String::new(), address, network: Network::default(), settings: vec![] };
+        let own = "localhost,127.0.0.0/8,192.0.2.7,10.42.0.0/24,10.43.0.0/16,.svc,.cluster.local";
+        assert_eq!(no_proxy(&spec, None), own);
+        assert_eq!(no_proxy(&spec, Some(String::new())), own);
+        assert_eq!(no_proxy(&spec, Some(".example.org".to_owned())), format!(".example.org,{own}"));
+    }
 }

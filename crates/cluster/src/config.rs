@@ -144,3 +144,95 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
     });
     Ok(toml::to_string(&config).expect("strings, numbers, lists and tables become TOML"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::Layout;
+    use crate::component::{self, Runs};
+
+    fn layout() -> (TempDir, Layout) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        for (directory, file) in [
+            ("components", "containerd"),
+            ("components", "ctr"),
+            ("components", "host-local"),
+            ("components", "kubernetes"),
+            ("components", "runc"),
+            ("images", "pause.tar"),
+            ("data/images", "0123.tar"),
+            ("data/images", "README.md"),
+        ] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+            fs::write(root.path().join(directory).join(file), "").unwrap();
+        }
+        (root, layout)
+    }
+
+    fn spec(layout: &Layout) -> Spec<'_> {
+        let settings = vec![
+            Setting::Kubelet { field: "failCgroupV1".to_owned(), value: json!(false) },
+            Setting::Containerd { field: "enable_unprivileged_ports".to_owned(), value: false },
+            Setting::ApiServer { flag: "--kubelet-preferred-address-types".to_owned(), value: "InternalIP".to_owned() },
+        ];
+        let (node, address) = ("node-1".to_owned(), Ipv4Addr::new(192, 0, 2, 7));
+        Spec { layout, node, address, network: Network::default(), settings }
+    }
+
+    /// A text without the test's own directory.
+    fn shown(root: &TempDir, text: &str) -> String {
+        text.replace(root.path().to_str().unwrap(), "[root]").replace(env!("CARGO_PKG_VERSION"), "[version]")
+    }
+
+    #[test]
+    fn the_files_that_the_components_read() {
+        let (root, layout) = layout();
+        write_all(&spec(&layout)).unwrap();
+        for file in ["kubelet.json", "containerd.toml", "cni/net.d/10-terrarium.conflist"] {
+            let path = layout.config(file);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+            let name = path.file_name().unwrap().to_str().unwrap();
+            insta::assert_snapshot!(name, shown(&root, &fs::read_to_string(&path).unwrap()));
+        }
+        assert_eq!(fs::read_link(layout.cni("bin/host-local")).unwrap(), layout.component("host-local").unwrap());
+        assert_eq!(fs::read_link(layout.cni("bin/terrarium-cni")).unwrap(), std::env::current_exe().unwrap());
+    }
+
+    #[test]
+    fn what_runs_with_which_arguments() {
+        let (root, layout) = layout();
+        let mut text = String::new();
+        for component in component::components(&spec(&layout)).unwrap() {
+            text += &format!("{} ({}), needs {:?}\n", component.name, component.label, component.needs);
+            let (commands, rest) = match component.runs {
+                Runs::Service { command, mut env, ready } => {
+                    // The value holds what the test's own environment says.
+                    env.retain(|(key, _)| !key.eq_ignore_ascii_case("no_proxy"));
+                    (vec![command], format!("  {env:?}\n  {ready:?}\n"))
+                }
+                Runs::Task(commands) => (commands, String::new()),
+            };
+            for command in commands {
+                text += &format!("  {}\n", command.program.display());
+                text.extend(command.args.iter().map(|arg| format!("    {arg}\n")));
+            }
+            text += &rest;
+        }
+        insta::assert_snapshot!(shown(&root, &text));
+    }
+
+    #[test]
+    fn a_component_that_is_missing_is_named() {
+        let (_root, layout) = layout();
+        fs::remove_file(layout.component("runc").unwrap()).unwrap();
+        let error = write_all(&spec(&layout)).unwrap_err().to_string();
+        assert!(error.contains("components/runc") && error.contains("make build"), "{error}");
+    }
+}

@@ -36,6 +36,14 @@ pub enum Error {
     /// A key or certificate could not be made.
     #[error("cannot issue a certificate")]
     Certificate(#[source] rcgen::Error),
+    /// A key that lasts with the data directory cannot be read as one.
+    #[error("{} holds no key: put it back from a backup, or begin anew with `terrarium down --purge`", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rcgen::Error,
+    },
     /// A kubeconfig is not one.
     #[error("{} is not a kubeconfig: {why}", path.display())]
     Kubeconfig {
@@ -54,7 +62,7 @@ pub enum Error {
     #[error("cannot take down the Pods' network")]
     Network(#[source] terrarium_cni::Error),
     /// Another supervisor has the lock.
-    #[error("a cluster is running already, with the data directory {}", data_dir.display())]
+    #[error("a cluster has this sandbox already, with the data directory {}; take that down first: `terrarium down`", data_dir.display())]
     AlreadyRunning {
         /// Its data directory.
         data_dir: PathBuf,
@@ -80,6 +88,9 @@ pub enum Error {
         /// The steps that have not ended.
         waiting_for: String,
     },
+    /// The cluster was taken down while somebody waited for it.
+    #[error("the cluster was taken down while it started")]
+    TakenDown,
     /// The supervisor ended without a word.
     #[error("the supervisor ended early\n{log}")]
     SupervisorDied {

@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -40,7 +39,9 @@ pub enum Event {
         /// When.
         seconds: f64,
     },
-    /// The cluster cannot start; everything is being undone.
+    /// The cluster is being taken down: somebody asked for it, or it cannot start.
+    Stopping,
+    /// The cluster could not start, or not be taken down; what could be undone is undone.
     Failed {
         /// What, why, and what to do.
         message: String,
@@ -55,16 +56,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Starts the file anew; `start` is when `terrarium up` was called.
+    /// Starts the file anew; `start` is when `terrarium up` was called. Who still reads the last start's goes on with that.
     pub(crate) fn create(layout: &Layout, start: Instant) -> Result<Self, Error> {
         let path = layout.progress();
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::io("write", path))?;
+        crate::layout::write(&path, b"")?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", path))?;
         Ok(Self { file: Mutex::new(file), start })
     }
 
@@ -81,17 +77,11 @@ impl Progress {
     }
 }
 
-/// Whether the current start has come to its end.
-pub(crate) fn is_up(layout: &Layout) -> Result<bool, Error> {
-    let mut events = Events::open(layout)?;
-    Ok(std::iter::from_fn(|| events.next()).any(|event| matches!(event, Event::Up { .. })))
-}
-
 /// Reads the events as they come.
 #[derive(Debug)]
 pub(crate) struct Events {
     reader: BufReader<File>,
-    line: String,
+    line: Vec<u8>,
 }
 
 impl Events {
@@ -99,18 +89,127 @@ impl Events {
     pub(crate) fn open(layout: &Layout) -> Result<Self, Error> {
         let path = layout.progress();
         let file = File::open(&path).map_err(Error::io("read", path))?;
-        Ok(Self { reader: BufReader::new(file), line: String::new() })
+        Ok(Self { reader: BufReader::new(file), line: Vec::new() })
     }
 
-    /// The next event; `None` if there is none yet.
+    /// The next event; `None` if there is none yet. A line that is none, torn on a full disk, is passed over.
     pub(crate) fn next(&mut self) -> Option<Event> {
-        // A line may be there in part: what was read stays in the buffer for the next call.
-        self.reader.read_line(&mut self.line).ok()?;
-        if !self.line.ends_with('\n') {
-            return None;
+        loop {
+            // A line may be there in part: what was read stays in the buffer for the next call.
+            self.reader.read_until(b'\n', &mut self.line).ok()?;
+            if !self.line.ends_with(b"\n") {
+                return None;
+            }
+            let event = serde_json::from_slice(&self.line);
+            self.line.clear();
+            if let Ok(event) = event {
+                return Some(event);
+            }
         }
-        let event = serde_json::from_str(&self.line).ok();
-        self.line.clear();
-        event
+    }
+}
+
+/// How far a cluster has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Starting,
+    Up,
+    /// It is being taken down, or was.
+    Ending,
+}
+
+/// How far the last cluster that was started has come.
+pub(crate) fn stage(layout: &Layout) -> Result<Stage, Error> {
+    let mut events = Events::open(layout)?;
+    Ok(std::iter::from_fn(|| events.next()).fold(Stage::Starting, |stage, event| match event {
+        Event::Up { .. } => Stage::Up,
+        Event::Stopping | Event::Failed { .. } => Stage::Ending,
+        Event::Started { .. } | Event::Ready { .. } | Event::Restarting { .. } => stage,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn layout() -> (TempDir, Layout) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        (root, layout)
+    }
+
+    fn failed(message: &str) -> Event {
+        Event::Failed { message: message.to_owned() }
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        // Whole milliseconds, as `Progress::seconds` makes them.
+        let seconds = || (0_u32..10_000_000).prop_map(|milliseconds| f64::from(milliseconds) / 1000.0);
+        prop_oneof![
+            (any::<String>(), any::<String>()).prop_map(|(step, label)| Event::Started { step, label }),
+            (any::<String>(), seconds()).prop_map(|(step, seconds)| Event::Ready { step, seconds }),
+            (any::<String>(), any::<String>()).prop_map(|(step, why)| Event::Restarting { step, why }),
+            seconds().prop_map(|seconds| Event::Up { seconds }),
+            Just(Event::Stopping),
+            any::<String>().prop_map(|message| Event::Failed { message }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// However the bytes come, one or many at a time, the reader tells what was written, in order.
+        #[test]
+        fn events_come_back_as_they_were(events in prop::collection::vec(any_event(), 0..6), chunk in 1_usize..40) {
+            let (_root, layout) = layout();
+            let progress = Progress::create(&layout, Instant::now()).unwrap();
+            events.iter().for_each(|event| progress.report(event));
+            let bytes = std::fs::read(layout.progress()).unwrap();
+            let mut file = File::create(layout.progress()).unwrap();
+            let mut reader = Events::open(&layout).unwrap();
+            let mut read = Vec::new();
+            for piece in bytes.chunks(chunk) {
+                file.write_all(piece).unwrap();
+                read.extend(std::iter::from_fn(|| reader.next()));
+            }
+            prop_assert_eq!(read, events);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_event_hides_none_that_follow() {
+        let (_root, layout) = layout();
+        let progress = Progress::create(&layout, Instant::now()).unwrap();
+        let mut file = OpenOptions::new().append(true).open(layout.progress()).unwrap();
+        file.write_all(b"{\"event\":\"of tomorrow\"}\n\xff torn\n").unwrap();
+        progress.report(&failed("why"));
+        let mut reader = Events::open(&layout).unwrap();
+        assert_eq!((reader.next(), reader.next()), (Some(failed("why")), None));
+        assert_eq!(stage(&layout).unwrap(), Stage::Ending);
+    }
+
+    #[test]
+    fn a_new_start_begins_a_new_file() {
+        let (_root, layout) = layout();
+        let first = Progress::create(&layout, Instant::now()).unwrap();
+        first.report(&failed("the first"));
+        let mut reader = Events::open(&layout).unwrap();
+        let second = Progress::create(&layout, Instant::now()).unwrap();
+        assert_eq!(stage(&layout).unwrap(), Stage::Starting);
+        second.report(&Event::Up { seconds: 1.5 });
+        second.report(&Event::Restarting { step: "kubelet".to_owned(), why: String::new() });
+        assert_eq!(stage(&layout).unwrap(), Stage::Up);
+        assert_eq!(
+            (reader.next(), reader.next()),
+            (Some(failed("the first")), None),
+            "who reads the old one is not misled"
+        );
+        assert_eq!(Events::open(&layout).unwrap().next(), Some(Event::Up { seconds: 1.5 }));
     }
 }

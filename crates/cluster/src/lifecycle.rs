@@ -2,18 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::signal::Signal;
+use terrarium_remedies::Journal;
 
 use crate::component::SUPERVISOR;
-use crate::events::Events;
-use crate::process::{self, wait_until};
-use crate::{Error, Event, Layout, events, logs, supervisor};
+use crate::events::{self, Events, Stage};
+use crate::process::{self, ProcessRef, wait_until};
+use crate::{Error, Event, Layout, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -46,15 +45,18 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    if process::recorded(layout, SUPERVISOR).is_some() {
-        match running_data_dir(layout) {
-            Some(data_dir) if data_dir != layout.data() => return Err(Error::AlreadyRunning { data_dir }),
-            _ if events::is_up(layout)? => return Ok(Outcome::WasUp),
-            _ => return follow(layout, start, limit, on_event),
+    refuse_another(layout)?;
+    if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+        match events::stage(layout)? {
+            Stage::Starting => return follow(layout, &supervisor, start, limit, on_event),
+            Stage::Up => return Ok(Outcome::WasUp),
+            Stage::Ending if wait_until(limit, || !supervisor.is_alive()) => {}
+            Stage::Ending => {
+                return Err(Error::Timeout { waiting_for: "the last cluster to be taken down".to_owned() });
+            }
         }
     }
     layout.prepare()?;
-    remove(&layout.progress())?;
     let log = logs::open(layout, SUPERVISOR)?;
     let error_log = log.try_clone().map_err(Error::io("open", layout.log(SUPERVISOR)))?;
     let program = std::env::current_exe().map_err(Error::io("find this program's path", "/proc/self/exe"))?;
@@ -68,13 +70,9 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
         .stderr(error_log)
         .spawn()
         .map_err(Error::io("run", &program))?;
-    while !layout.progress().exists() {
-        if let Ok(Some(_)) = child.try_wait() {
-            return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
-        }
-        std::thread::sleep(NEWS_INTERVAL);
-    }
-    let result = follow(layout, start, limit, &mut on_event);
+    let supervisor = recorded_supervisor(layout, &mut child, start, limit)?;
+    refuse_another(layout)?;
+    let result = follow(layout, &supervisor, start, limit, &mut on_event);
     if matches!(result, Err(Error::Supervisor(_))) {
         // It is undoing what it did: whoever calls `up` again at once must find it done.
         let _ = child.wait();
@@ -82,18 +80,53 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     result
 }
 
+/// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends for
+/// want of the lock.
+fn recorded_supervisor(
+    layout: &Layout,
+    child: &mut Child,
+    start: Instant,
+    limit: Duration,
+) -> Result<ProcessRef, Error> {
+    loop {
+        let has_ended = matches!(child.try_wait(), Ok(Some(_)));
+        if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+            return Ok(supervisor);
+        }
+        // The lock is held by one that is about to write its record. Not tried before: that would keep out the child.
+        if has_ended && !matches!(supervisor::lock(layout), Err(Error::AlreadyRunning { .. })) {
+            return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
+        }
+        if start.elapsed() >= limit {
+            return Err(Error::Timeout { waiting_for: SUPERVISOR.to_owned() });
+        }
+        std::thread::sleep(NEWS_INTERVAL);
+    }
+}
+
+/// One cluster has a sandbox: that of another data directory is not to be taken for this one.
+fn refuse_another(layout: &Layout) -> Result<(), Error> {
+    let Some(data_dir) = running_data_dir(layout).filter(|data_dir| data_dir != layout.data()) else { return Ok(()) };
+    let is_there = process::recorded(layout, SUPERVISOR).is_some()
+        || Journal::open(&layout.journal())?
+            .is_some_and(|journal| journal.namespace().members().is_ok_and(|members| !members.is_empty()));
+    if is_there { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
+}
+
 /// Tells the events of a start until it ends.
 fn follow(
     layout: &Layout,
+    supervisor: &ProcessRef,
     start: Instant,
     limit: Duration,
     mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome, Error> {
     let mut events = Events::open(layout)?;
     let mut pending: Vec<String> = Vec::new();
+    let mut is_stopping = false;
     loop {
         // Looked at before the events: what the supervisor wrote last is read after it ended.
-        let supervisor_lives = process::recorded(layout, SUPERVISOR).is_some();
+        let supervisor_lives = supervisor.is_alive();
         while let Some(event) = events.next() {
             on_event(&event);
             match event {
@@ -101,8 +134,12 @@ fn follow(
                 Event::Ready { step, .. } => pending.retain(|waiting| *waiting != step),
                 Event::Restarting { .. } => {}
                 Event::Up { .. } => return Ok(Outcome::CameUp),
+                Event::Stopping => is_stopping = true,
                 Event::Failed { message } => return Err(Error::Supervisor(message)),
             }
+        }
+        if !supervisor_lives && is_stopping {
+            return Err(Error::TakenDown);
         }
         if !supervisor_lives {
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
@@ -120,24 +157,32 @@ fn follow(
 /// # Errors
 /// Something could not be stopped or undone; calling it again goes on from there.
 pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    refuse_another(layout)?;
     let mut was_running = false;
-    if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
-        was_running = true;
-        supervisor.signal(Signal::SIGTERM);
-        if !wait_until(DOWN_LIMIT, || !supervisor.is_alive()) {
-            return Err(Error::Unstoppable { name: SUPERVISOR.to_owned(), pid: supervisor.pid });
+    if layout.runtime().exists() {
+        let start = Instant::now();
+        let lock = loop {
+            if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+                was_running = true;
+                supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
+            }
+            match supervisor::lock(layout) {
+                Ok(lock) => break lock,
+                // A supervisor that is about to write its record.
+                Err(Error::AlreadyRunning { .. }) if start.elapsed() < DOWN_LIMIT => std::thread::sleep(NEWS_INTERVAL),
+                Err(error) => return Err(error),
+            }
+        };
+        // The supervisor was killed, or could not undo everything: here the errors are seen.
+        if layout.journal().exists() {
+            was_running = true;
+            supervisor::stop_orphaned(layout, &lock)?;
         }
-    }
-    // The supervisor was killed, or could not undo everything: here the errors are seen.
-    if layout.journal().exists() {
-        was_running = true;
-        supervisor::stop_orphaned(layout)?;
-    }
-    match fs::remove_dir_all(layout.runtime()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io("remove", layout.runtime())(error));
-        }
-        _ => {}
+        // Under the lock: what another `up` puts there next is not removed with it.
+        fs::remove_dir_all(layout.runtime()).map_err(Error::io("remove", layout.runtime()))?;
     }
     if purge {
         layout.purge()?;
@@ -145,9 +190,124 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
     Ok(was_running)
 }
 
-fn remove(path: &std::path::Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::events::Progress;
+
+    fn layout() -> (TempDir, Layout) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        (root, layout)
+    }
+
+    fn sleeper() -> (Child, ProcessRef) {
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = ProcessRef::of(child.id().cast_signed()).unwrap();
+        (child, process)
+    }
+
+    fn dead() -> ProcessRef {
+        let (mut child, process) = sleeper();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        process
+    }
+
+    /// What `follow` says of a start that wrote these events, at once.
+    fn followed(supervisor: &ProcessRef, events: &[Event]) -> (Result<Outcome, Error>, Vec<Event>) {
+        let (_root, layout) = layout();
+        let progress = Progress::create(&layout, Instant::now()).unwrap();
+        events.iter().for_each(|event| progress.report(event));
+        fs::write(layout.log(SUPERVISOR), "last words\n").unwrap();
+        let mut told = Vec::new();
+        let result = follow(&layout, supervisor, Instant::now(), Duration::ZERO, |event| told.push(event.clone()));
+        (result, told)
+    }
+
+    #[test]
+    fn each_end_of_a_start_is_told_from_the_others() {
+        let started = |step: &str| Event::Started { step: step.to_owned(), label: String::new() };
+        let ready = Event::Ready { step: "containerd".to_owned(), seconds: 1.0 };
+        let begun = [started("containerd"), ready, started("kubelet"), started("images")];
+        let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
+
+        let (result, told) = followed(&own, &begun);
+        assert!(matches!(result, Err(Error::Timeout { waiting_for }) if waiting_for == "kubelet, images"));
+        assert_eq!(told, begun);
+
+        let (result, _) = followed(&dead(), &begun);
+        assert!(matches!(result, Err(Error::SupervisorDied { log }) if log.contains("last words")));
+
+        let (result, _) = followed(&dead(), &[Event::Stopping]);
+        assert!(matches!(result, Err(Error::TakenDown)));
+
+        let (result, _) = followed(&dead(), &[Event::Stopping, Event::Failed { message: "no disk".to_owned() }]);
+        assert!(matches!(result, Err(Error::Supervisor(why)) if why == "no disk"));
+
+        // That it ended since is the next command's business.
+        let (result, _) = followed(&dead(), &[Event::Up { seconds: 9.0 }]);
+        assert!(result.is_ok());
+    }
+
+    #[test]
+    fn another_clusters_sandbox_is_left_alone() {
+        let (_root, layout) = layout();
+        fs::write(layout.data_dir_note(), "/other").unwrap();
+        process::record(&layout, SUPERVISOR, &dead()).unwrap();
+        refuse_another(&layout).unwrap();
+
+        let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
+        process::record(&layout, SUPERVISOR, &own).unwrap();
+        let error = refuse_another(&layout).unwrap_err().to_string();
+        assert!(error.contains("/other") && error.contains("terrarium down"), "{error}");
+
+        // Its supervisor was killed; what it mounted and started is still there.
+        fs::remove_file(layout.record(SUPERVISOR)).unwrap();
+        drop(Journal::create(&layout.journal()).unwrap());
+        assert!(matches!(refuse_another(&layout), Err(Error::AlreadyRunning { .. })));
+
+        fs::write(layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes()).unwrap();
+        refuse_another(&layout).unwrap();
+    }
+
+    #[test]
+    fn down_ends_the_supervisor_and_keeps_the_data_unless_it_is_to_go() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: `down` is for root");
+            return;
+        }
+        let (_root, layout) = layout();
+        let (mut child, process) = sleeper();
+        process::record(&layout, SUPERVISOR, &process).unwrap();
+        assert!(down(&layout, false).unwrap());
+        assert!(child.try_wait().unwrap().is_some());
+        assert!(!layout.runtime().exists() && layout.data().join("terrarium.json").exists());
+        assert!(!down(&layout, true).unwrap());
+        assert!(!layout.data().exists());
+        assert!(!down(&layout, true).unwrap(), "what is gone already is fine");
+    }
+
+    #[test]
+    fn the_lock_holds_although_its_file_is_removed_under_it() {
+        let (_root, layout) = layout();
+        let holders = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        let Ok(_lock) = supervisor::lock(&layout) else { continue };
+                        let others = holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        std::thread::yield_now();
+                        fs::remove_file(layout.lock()).unwrap();
+                        holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        assert_eq!(others, 0, "two hold it");
+                    }
+                });
+            }
+        });
     }
 }

@@ -34,13 +34,19 @@ pub(crate) fn rotate_all(layout: &Layout) -> Result<(), Error> {
 }
 
 fn rotate(path: &Path) -> io::Result<()> {
+    // The copy first: where the disk is full, the older ones stay.
+    let copy = path.with_added_extension("new");
+    if let Err(error) = fs::copy(path, &copy) {
+        let _ = fs::remove_file(&copy);
+        return Err(error);
+    }
     for number in (1..KEPT).rev() {
         match fs::rename(numbered(path, number), numbered(path, number + 1)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    fs::copy(path, numbered(path, 1))?;
+    fs::rename(copy, numbered(path, 1))?;
     OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
@@ -76,5 +82,28 @@ mod tests {
         assert_eq!(fs::read_to_string(numbered(&path, 1)).unwrap(), "round 4\n");
         assert_eq!(fs::read_to_string(numbered(&path, KEPT)).unwrap(), "round 2\n");
         assert!(!numbered(&path, KEPT + 1).exists());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_copied_costs_no_older_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.log");
+        fs::write(&path, "now").unwrap();
+        fs::write(numbered(&path, 1), "before").unwrap();
+        // The copy fails, as on a full disk.
+        fs::create_dir(path.with_added_extension("new")).unwrap();
+        rotate(&path).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "now");
+        assert_eq!(fs::read_to_string(numbered(&path, 1)).unwrap(), "before");
+    }
+
+    #[test]
+    fn the_tail_of_a_log_is_its_last_lines_even_if_it_is_no_text() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        assert_eq!(tail(&layout, "part", 2), "");
+        fs::write(layout.log("part"), b"one\ntwo\n\xff\xfe three").unwrap();
+        assert_eq!(tail(&layout, "part", 2), "  two\n  \u{fffd}\u{fffd} three\n");
     }
 }

@@ -50,10 +50,12 @@ pub(crate) const SERVICE_ACCOUNT_PUBLIC: &str = "service-account.pub";
 
 /// Makes the CA and the service-account key if they are not there yet, and issues every leaf anew.
 pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: Ipv4Addr) -> Result<(), Error> {
+    let certificate = key_files(layout, CA).certificate;
+    // One without its key, by a crash between the two, is nobody's.
+    let is_new = !certificate.exists() || !key_files(layout, CA).key.exists();
     let ca_key = durable_key(layout, CA)?;
     let ca = ca_params();
-    let certificate = key_files(layout, CA).certificate;
-    if !certificate.exists() {
+    if is_new {
         let signed = ca.self_signed(&ca_key).map_err(Error::Certificate)?;
         write(&certificate, signed.pem().as_bytes())?;
     }
@@ -120,7 +122,7 @@ fn durable_key(layout: &Layout, name: &str) -> Result<KeyPair, Error> {
     let path = key_files(layout, name).key;
     if path.exists() {
         let pem = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        return KeyPair::from_pem(&pem).map_err(Error::Certificate);
+        return KeyPair::from_pem(&pem).map_err(|source| Error::Key { path, source });
     }
     let key = KeyPair::generate().map_err(Error::Certificate)?;
     write(&path, key.serialize_pem().as_bytes())?;
@@ -144,4 +146,136 @@ fn params(common_name: &str, validity: Duration) -> CertificateParams {
     params.not_after = now + validity;
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rcgen::PublicKeyData as _;
+
+    use tempfile::TempDir;
+    use x509_parser::pem::Pem;
+    use x509_parser::prelude::*;
+
+    use super::*;
+
+    fn issued() -> (TempDir, Layout) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        again(&layout).unwrap();
+        (root, layout)
+    }
+
+    fn again(layout: &Layout) -> Result<(), Error> {
+        issue(layout, "node-1", [192, 0, 2, 7].into(), [10, 43, 0, 1].into())
+    }
+
+    fn pem(layout: &Layout, name: &str) -> Pem {
+        let text = fs::read(key_files(layout, name).certificate).unwrap();
+        Pem::iter_from_buffer(&text).next().unwrap().unwrap()
+    }
+
+    fn files(layout: &Layout) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(layout.data().join("pki")).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+    }
+
+    /// A certificate in a line: who it is, what for, under which names.
+    fn described(certificate: &X509Certificate<'_>) -> String {
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        let usage = match (usage.client_auth, usage.server_auth, usage.any) {
+            (true, false, false) => "client",
+            (false, true, false) => "server",
+            other => panic!("{other:?}"),
+        };
+        let names = certificate.subject_alternative_name().unwrap().map(|names| {
+            let texts = names.value.general_names.iter().map(|name| match name {
+                GeneralName::DNSName(name) => (*name).to_owned(),
+                GeneralName::IPAddress(bytes) => Ipv4Addr::from(<[u8; 4]>::try_from(*bytes).unwrap()).to_string(),
+                other => panic!("{other}"),
+            });
+            texts.collect::<Vec<_>>().join(" ")
+        });
+        [certificate.subject().to_string(), usage.to_owned(), names.unwrap_or_default()].join("; ")
+    }
+
+    const LEAVES: &[&str] = &[
+        ADMIN,
+        API_SERVER,
+        API_SERVER_KUBELET_CLIENT,
+        CONTROLLER_MANAGER,
+        KUBELET,
+        KUBELET_SERVING,
+        LOOPBACK_SERVING,
+        SCHEDULER,
+    ];
+
+    #[test]
+    fn each_certificate_is_of_the_ca_for_one_use_and_its_names() {
+        let (_root, layout) = issued();
+        let (ca, now) = (pem(&layout, CA), ASN1Time::now());
+        let ca = ca.parse_x509().unwrap();
+        assert!(ca.is_ca() && ca.validity().is_valid_at(now));
+        ca.verify_signature(None).unwrap();
+        let mut text = String::new();
+        for name in LEAVES {
+            let leaf = pem(&layout, name);
+            let leaf = leaf.parse_x509().unwrap();
+            leaf.verify_signature(Some(ca.public_key())).unwrap();
+            assert_eq!(leaf.issuer(), ca.subject());
+            assert!(!leaf.is_ca() && leaf.validity().is_valid_at(now), "{name}");
+            let key = fs::read_to_string(key_files(&layout, name).key).unwrap();
+            let public = KeyPair::from_pem(&key).unwrap().subject_public_key_info();
+            assert_eq!(public, leaf.public_key().raw, "{name}: the key is the certificate's");
+            text += &format!("{name}: {}\n", described(&leaf));
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn only_the_owner_can_read_what_is_issued() {
+        let (_root, layout) = issued();
+        for entry in fs::read_dir(layout.data().join("pki")).unwrap().map(Result::unwrap) {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
+    }
+
+    #[test]
+    fn the_next_start_keeps_the_roots_and_renews_the_leaves() {
+        let (_root, layout) = issued();
+        let before = files(&layout);
+        again(&layout).unwrap();
+        let after = files(&layout);
+        let kept: Vec<_> =
+            before.iter().filter(|(name, content)| after[*name] == **content).map(|(name, _)| name).collect();
+        assert_eq!(kept, ["ca.crt", "ca.key", "service-account.key", "service-account.pub"]);
+        assert_eq!(after.len(), before.len());
+        // A new leaf is of the CA certificate that clients have had since the first start.
+        let (ca, leaf) = (pem(&layout, CA), pem(&layout, API_SERVER));
+        leaf.parse_x509().unwrap().verify_signature(Some(ca.parse_x509().unwrap().public_key())).unwrap();
+    }
+
+    #[test]
+    fn half_a_ca_is_made_whole() {
+        for lost in ["ca.key", "ca.crt"] {
+            let (_root, layout) = issued();
+            fs::remove_file(layout.pki(lost)).unwrap();
+            again(&layout).unwrap();
+            let (ca, leaf) = (pem(&layout, CA), pem(&layout, ADMIN));
+            let verified = leaf.parse_x509().unwrap().verify_signature(Some(ca.parse_x509().unwrap().public_key()));
+            verified.unwrap_or_else(|error| panic!("after the loss of {lost}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_said_and_kept() {
+        let (_root, layout) = issued();
+        fs::write(layout.pki("service-account.key"), "torn").unwrap();
+        let error = again(&layout).unwrap_err().to_string();
+        assert!(error.contains("service-account.key"), "{error}");
+        assert_eq!(fs::read_to_string(layout.pki("service-account.key")).unwrap(), "torn");
+    }
 }

@@ -94,3 +94,60 @@ pub(crate) fn recorded(layout: &Layout, name: &str) -> Option<ProcessRef> {
     let process: ProcessRef = serde_json::from_slice(&fs::read(layout.record(name)).ok()?).ok()?;
     process.is_alive().then_some(process)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_record_names_one_process_of_one_boot() {
+        let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
+        assert!(own.is_alive());
+        assert!(!ProcessRef { started: own.started + 1, ..own.clone() }.is_alive(), "its ID was used again");
+        assert!(!ProcessRef { boot: "another".to_owned(), ..own.clone() }.is_alive(), "it is of another boot");
+        assert!(own.resident_bytes() > 0);
+    }
+
+    #[test]
+    fn a_process_that_ended_is_dead_before_its_parent_takes_notice() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = ProcessRef::of(child.id().cast_signed()).unwrap();
+        process.stop("sleep", Duration::from_secs(10)).unwrap();
+        // Still a zombie here.
+        assert!(!process.is_alive());
+        assert_eq!(ProcessRef::of(process.pid), None);
+        child.wait().unwrap();
+        process.stop("sleep", Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_will_not_end_is_killed() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; echo; sleep 600 & wait; wait"]);
+        let mut child = command.stdout(std::process::Stdio::piped()).process_group(0).spawn().unwrap();
+        // It has set its trap once it says something.
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let process = ProcessRef::of(child.id().cast_signed()).unwrap();
+        process.stop("sh", Duration::from_millis(50)).unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
+        let _ = kill(Pid::from_raw(-process.pid), Signal::SIGKILL);
+    }
+
+    #[test]
+    fn only_a_living_process_is_found_by_its_record() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        assert_eq!(recorded(&layout, "part"), None);
+        let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
+        record(&layout, "part", &own).unwrap();
+        assert_eq!(recorded(&layout, "part"), Some(own.clone()));
+        record(&layout, "part", &ProcessRef { started: 0, ..own }).unwrap();
+        assert_eq!(recorded(&layout, "part"), None);
+        fs::write(layout.record("part"), "{\"pid\":").unwrap();
+        assert_eq!(recorded(&layout, "part"), None);
+    }
+}

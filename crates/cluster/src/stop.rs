@@ -101,3 +101,26 @@ fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component::SUPERVISOR;
+
+    #[test]
+    fn what_tells_of_the_cluster_outlives_its_clean_up() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::at(root.path());
+        layout.prepare().unwrap();
+        let kept = [layout.lock(), layout.progress(), layout.data_dir_note(), layout.record(SUPERVISOR)];
+        let gone = [layout.containerd_socket(), layout.kine_socket(), layout.cni("bin/loopback")];
+        for path in kept.iter().chain(&gone) {
+            fs::write(path, "").unwrap();
+        }
+        stop_cluster(&layout, None).unwrap();
+        assert!(kept.iter().all(|path| path.exists()), "the next command finds the data directory and the reason");
+        assert!(!gone.iter().any(|path| path.exists()));
+        fs::remove_dir_all(layout.runtime()).unwrap();
+        stop_cluster(&layout, None).unwrap();
+    }
+}

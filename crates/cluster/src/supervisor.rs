@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
@@ -50,9 +50,10 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     let _ = nix::unistd::setsid();
     let _lock = lock(layout)?;
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
-    process::record(layout, SUPERVISOR, &own)?;
-    crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
     let progress = Progress::create(layout, start)?;
+    crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
+    // The last one: who finds the record finds what belongs to it.
+    process::record(layout, SUPERVISOR, &own)?;
     let result = bring_up_and_serve(layout, &progress);
     if let Err(error) = &result {
         progress.report(&Event::Failed { message: crate::error::chain(error) });
@@ -60,12 +61,11 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     result
 }
 
-/// Takes down a cluster whose supervisor is gone. Call it before the process has a second thread.
+/// Takes down a cluster whose supervisor is gone, under its lock. Call it before the process has a second thread.
 ///
 /// # Errors
-/// A supervisor is there after all, or something could not be stopped or undone.
-pub fn stop_orphaned(layout: &Layout) -> Result<(), Error> {
-    let _lock = lock(layout)?;
+/// Something could not be stopped or undone.
+pub(crate) fn stop_orphaned(layout: &Layout, _lock: &File) -> Result<(), Error> {
     let journal = Journal::open(&layout.journal())?;
     if let Some(journal) = &journal {
         journal.namespace().join()?;
@@ -73,14 +73,27 @@ pub fn stop_orphaned(layout: &Layout) -> Result<(), Error> {
     stop::stop_cluster(layout, journal)
 }
 
-fn lock(layout: &Layout) -> Result<File, Error> {
+/// Takes the lock that the supervisor holds for as long as it lives, and `down` while it removes what is left.
+///
+/// # Errors
+/// Somebody has it.
+pub(crate) fn lock(layout: &Layout) -> Result<File, Error> {
     let path = layout.lock();
-    let file =
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(Error::AlreadyRunning { data_dir: layout.data().to_owned() }),
-        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+    loop {
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::AlreadyRunning { data_dir: layout.data().to_owned() });
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+        }
+        // A `down` that held it may have removed it since it was opened: then it keeps nobody out.
+        let locked = file.metadata().map_err(Error::io("look at", &path))?;
+        if fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino())) {
+            return Ok(file);
+        }
     }
 }
 
@@ -96,6 +109,7 @@ fn bring_up_and_serve(layout: &Layout, progress: &Progress) -> Result<(), Error>
     };
     let result =
         components(layout, progress, &mut journal, adopted).and_then(|components| serve(layout, progress, components));
+    progress.report(&Event::Stopping);
     let stopped = stop::stop_cluster(layout, Some(journal));
     result.and(stopped)
 }

@@ -44,7 +44,11 @@ impl Journal {
     pub fn create(path: &Path) -> Result<Self, Error> {
         let create = || {
             let namespace = MountNamespace::current()?;
-            let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
+            if read(path)?.is_some() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+            file.set_len(0)?;
             append(&mut file, &Header { namespace: namespace.clone() })?;
             Ok(Self { path: path.to_owned(), namespace, entries: Vec::new(), file })
         };
@@ -57,24 +61,8 @@ impl Journal {
     /// It is there and cannot be read.
     pub fn open(path: &Path) -> Result<Option<Self>, Error> {
         let open = || {
-            let file = match OpenOptions::new().read(true).append(true).open(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                other => other?,
-            };
-            let mut lines = BufReader::new(&file).lines();
-            let header = lines.next().transpose()?.unwrap_or_default();
-            let Ok(Header { namespace }) = serde_json::from_str(&header) else {
-                // Torn while the header was written: nothing had been begun.
-                fs::remove_file(path)?;
-                return Ok(None);
-            };
-            let mut entries = Vec::new();
-            for line in lines {
-                match serde_json::from_str(&line?) {
-                    Ok(entry) => entries.push(entry),
-                    Err(_) => break,
-                }
-            }
+            let Some((namespace, entries)) = read(path)? else { return Ok(None) };
+            let file = OpenOptions::new().append(true).open(path)?;
             Ok(Some(Self { path: path.to_owned(), namespace, entries, file }))
         };
         open().map_err(|source| Error::Journal { path: path.to_owned(), source })
@@ -101,9 +89,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Undoes every action, the last one first, and removes the journal; it goes on after an error. From outside the namespace only what is seen
-    /// outside is undone: the mounts are gone with the namespace's last process, and what is mounted here at those
-    /// places is somebody else's.
+    /// Undoes every action, the last one first, and removes the journal; it goes on after an error. From outside the
+    /// namespace only what is seen outside is undone: the mounts are gone with the namespace's last process, and what is
+    /// mounted here at those places is somebody else's.
     ///
     /// # Errors
     /// What could not be undone; the journal stays then.
@@ -127,9 +115,96 @@ impl Journal {
     }
 }
 
+/// What a journal holds; `None` where there is none, or no more than a part of a header: nothing has been begun then.
+/// Such a file stays: somebody may be about to write the rest.
+fn read(path: &Path) -> io::Result<Option<(MountNamespace, Vec<Entry>)>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let mut lines = BufReader::new(file).split(b'\n');
+    let header = lines.next().transpose()?.unwrap_or_default();
+    let Ok(Header { namespace }) = serde_json::from_slice(&header) else { return Ok(None) };
+    let mut entries = Vec::new();
+    for line in lines {
+        match serde_json::from_slice(&line?) {
+            Ok(entry) => entries.push(entry),
+            Err(_) => break,
+        }
+    }
+    Ok(Some((namespace, entries)))
+}
+
 fn append(file: &mut File, line: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(line)?;
     line.push(b'\n');
     file.write_all(&line)?;
     file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn any_action() -> impl Strategy<Value = Action> {
+        // A journal is JSON, so its paths and texts are Unicode.
+        let text = || any::<String>();
+        let path = || any::<String>().prop_map(PathBuf::from);
+        prop_oneof![
+            path().prop_map(|path| Action::CreateDir { path }),
+            (path(), text()).prop_map(|(path, content)| Action::CreateFile { path, content }),
+            (path(), text(), text()).prop_map(|(path, value, before)| Action::Sysctl { path, value, before }),
+            (text(), path(), text()).prop_map(|(fstype, target, options)| Action::Mount { fstype, target, options }),
+            (path(), path()).prop_map(|(source, target)| Action::Bind { source, target }),
+            (text(), any::<i64>(), text()).prop_map(|(field, number, text)| {
+                Action::Configure(Setting::Kubelet { field, value: json!({ "number": number, "text": [text, null] }) })
+            }),
+            (text(), any::<bool>()).prop_map(|(field, value)| Action::Configure(Setting::Containerd { field, value })),
+            (text(), text()).prop_map(|(flag, value)| Action::Configure(Setting::ApiServer { flag, value })),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Cut off anywhere, as by a crash, a journal holds the actions whose lines are whole.
+        #[test]
+        fn a_journal_cut_off_anywhere_holds_what_was_noted_before(
+            actions in prop::collection::vec(any_action(), 0..5),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("journal");
+            let mut journal = Journal::create(&path).unwrap();
+            for action in &actions {
+                journal.note(CATALOGUE[0], action).unwrap();
+            }
+            let whole = fs::read(&path).unwrap();
+            let cut = &whole[..=cut.index(whole.len())];
+            fs::write(&path, cut).unwrap();
+            // A line but for its newline is whole: that comes last.
+            let lines = whole.split_inclusive(|byte| *byte == b'\n').scan(0, |end, line| { *end += line.len(); Some(*end) });
+            let survive = lines.filter(|end| *end <= cut.len() + 1).count();
+            let read = Journal::open(&path).unwrap();
+            prop_assert_eq!(read.is_some(), survive > 0);
+            let read: Vec<Action> = read.into_iter().flat_map(|journal| journal.entries).map(|entry| entry.action).collect();
+            prop_assert_eq!(&read, &actions[..survive.saturating_sub(1)]);
+        }
+    }
+
+    #[test]
+    fn looking_at_a_journal_that_is_being_begun_does_not_remove_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        // Between its creation and its header.
+        fs::write(&path, "").unwrap();
+        assert!(Journal::open(&path).unwrap().is_none());
+        assert!(path.exists());
+        drop(Journal::create(&path).unwrap());
+        assert!(Journal::open(&path).unwrap().is_some());
+        assert!(Journal::create(&path).is_err(), "one that holds something is not begun anew");
+    }
 }

@@ -95,3 +95,22 @@ pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
 fn unescape(field: &str) -> String {
     field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As the kernel's mangle() does, escaping every character that the fields are told apart by.
+    fn escape(path: &str) -> String {
+        path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+    }
+
+    proptest! {
+        #[test]
+        fn a_mount_point_is_told_by_its_escaped_path(path in "/([a-z0-9/ \t\n\\\\é])*") {
+            prop_assert_eq!(unescape(&escape(&path)), path);
+        }
+    }
+}

@@ -81,6 +81,7 @@ impl Steps {
             }
             Event::Restarting { step, why } => self.say(&format!("  ! {step}: {why}; it is started again")),
             Event::Up { seconds } => self.say(&format!("the cluster is up after {seconds:.1} s")),
+            Event::Stopping => self.say("  it is being taken down"),
             // The error that `up` returns says it.
             Event::Failed { .. } => {}
         }
