@@ -181,7 +181,8 @@ fn only_the_api_listens_on_every_address(cluster: &Cluster) {
             || address.is_unspecified() && port == API_PORT
             || address == node && port == KUBELET_PORT;
         // gVisor lists the sockets of every network namespace: a Pod's are none of the node's.
-        let is_here = || cluster.sh(&format!("true 2>/dev/null </dev/tcp/{node}/{port}")).code == 0;
+        let target = if address.is_unspecified() { node } else { address };
+        let is_here = || cluster.sh(&format!("true 2>/dev/null </dev/tcp/{target}/{port}")).code == 0;
         assert!(expected || !is_here(), "something listens on {address}:{port}:\n{sockets}");
     }
 }
