@@ -225,9 +225,6 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--cluster-signing-cert-file={}", certificate(pki::CA)),
         format!("--cluster-signing-key-file={}", key(pki::CA)),
         format!("--flex-volume-plugin-dir={}", config::VOLUME_PLUGINS),
-        "--allocate-node-cidrs=true".into(),
-        format!("--cluster-cidr={}", network.pods),
-        format!("--node-cidr-mask-size={}", network.pods.prefix_len()),
         format!("--service-cluster-ip-range={}", network.services),
     ]);
     args.extend(serving.clone());
