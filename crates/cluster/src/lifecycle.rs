@@ -80,8 +80,8 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     result
 }
 
-/// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends for
-/// want of the lock.
+/// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends when
+/// it finds it.
 fn recorded_supervisor(
     layout: &Layout,
     child: &mut Child,
@@ -93,8 +93,7 @@ fn recorded_supervisor(
         if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
             return Ok(supervisor);
         }
-        // The lock is held by one that is about to write its record. Not tried before: that would keep out the child.
-        if has_ended && !matches!(supervisor::lock(layout), Err(Error::AlreadyRunning { .. })) {
+        if has_ended {
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
         if start.elapsed() >= limit {
@@ -181,8 +180,8 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
             was_running = true;
             supervisor::stop_orphaned(layout, &lock)?;
         }
-        // Under the lock: what another `up` puts there next is not removed with it.
-        fs::remove_dir_all(layout.runtime()).map_err(Error::io("remove", layout.runtime()))?;
+        layout.remove_runtime()?;
+        drop(lock);
     }
     if purge {
         layout.purge()?;
