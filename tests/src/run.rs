@@ -106,7 +106,8 @@ fn perform(scenario: &Scenario, artefacts: &Path) -> Result<(), String> {
         }
     });
     drop(cluster);
-    if scenario.stage == Stage::Own {
+    // After a failure, what was killed may not be up again.
+    if scenario.stage == Stage::Own || scenario.stage == Stage::Harmed && result.is_err() {
         STAGES.with_borrow_mut(Stages::leave);
     }
     result

@@ -10,6 +10,8 @@ use crate::Cluster;
 pub enum Stage {
     /// A cluster that runs, shared with the others: leave it as you found it.
     Shared,
+    /// A cluster that runs, shared by those that kill parts of it: each brings it up again.
+    Harmed,
     /// A sandbox in which no cluster was ever started, shared with the others.
     Bare,
     /// A sandbox of its own, in which nothing was started yet.
@@ -34,7 +36,7 @@ impl Stages {
         self.leave();
         let name = if stage == Stage::Own { scenario } else { stage.name() };
         let cluster = Cluster::in_new_sandbox(&artefacts.join(name.replace("::", "-"))).and_then(|cluster| {
-            if stage == Stage::Shared {
+            if matches!(stage, Stage::Shared | Stage::Harmed) {
                 cluster.terrarium("up").ok().map_err(|failure| format!("{failure}\n{}", cluster.diagnosis()))?;
             }
             Ok(Rc::new(cluster))
@@ -55,6 +57,7 @@ impl Stage {
     fn name(self) -> &'static str {
         match self {
             Self::Shared => "shared",
+            Self::Harmed => "harmed",
             Self::Bare => "bare",
             Self::Own => "own",
         }

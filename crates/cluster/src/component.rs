@@ -121,7 +121,8 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
         Component {
             name: KUBELET,
             label: "node",
-            needs: &[CONTAINERD, SERVER],
+            // A Pod that finds its image missing backs off for ten seconds.
+            needs: &[CONTAINERD, IMAGES, SERVER],
             runs: Runs::Service {
                 command: CommandLine {
                     program: kubernetes,
