@@ -7,7 +7,8 @@ use harness::{Cluster, DATA_DIR, Marks};
 crate::stories! {
     Own:
         down_leaves_nothing_behind
-        down_after_the_supervisor_was_killed_leaves_nothing_behind;
+        down_after_the_supervisor_was_killed_leaves_nothing_behind
+        a_start_that_fails_says_why_and_is_undone;
 }
 
 const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
@@ -37,6 +38,22 @@ fn down_after_the_supervisor_was_killed_leaves_nothing_behind(cluster: &Cluster)
     cluster.kill("supervisor");
     cluster.terrarium("down").succeeds().complains("the cluster is down").within(Duration::from_secs(20));
     Marks::of(cluster).assert_same_as(&before);
+}
+
+fn a_start_that_fails_says_why_and_is_undone(cluster: &Cluster) {
+    // All components but one that cannot work: as after a torn installation.
+    let break_containerd = "mkdir /broken && cp -rs /opt/terrarium/libexec/terrarium/. /broken && rm /broken/containerd && \
+        printf '#!/bin/sh\\necho out of order >&2; exit 7\\n' >/broken/containerd && chmod +x /broken/containerd";
+    cluster.sh(break_containerd).succeeds();
+    let before = Marks::of(cluster);
+    let up = cluster.sh("TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
+    up.complains("containerd does not start: it ended with exit status: 7").complains("out of order");
+    Marks::of(cluster).assert_same_as(&before);
+
+    let missing =
+        cluster.sh("rm /broken/containerd; TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
+    missing.complains("/broken/containerd is missing");
+    cluster.up();
 }
 
 /// Brings the cluster up with Pods, and makes sure that they leave marks that would be seen.

@@ -13,6 +13,7 @@ crate::stories! {
         a_node_reads_only_the_secrets_of_its_pods
         a_node_changes_no_other_node
         keys_are_for_root_alone
+        a_container_that_asks_for_nothing_is_confined
         only_the_api_listens_on_every_address;
 }
 
@@ -153,6 +154,22 @@ fn keys_are_for_root_alone(cluster: &Cluster) {
     cluster.run(nobody.into_iter().chain(read)).exits(1).complains("Permission denied");
 }
 
+fn a_container_that_asks_for_nothing_is_confined(cluster: &Cluster) {
+    const SECCOMP_MODE_FILTER: &str = "2";
+    let namespace = cluster.namespace("confined");
+    namespace.kubectl("run plain --image=localhost/terrarium/sample:0.1.0 --image-pull-policy=Never");
+    namespace.wait("pod/plain", "condition=Ready");
+    let status = namespace.exec("plain", "cat /proc/self/status").succeeds().stdout;
+    let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+    assert_eq!(seccomp, Some(SECCOMP_MODE_FILTER), "{status}");
+    let mounts = namespace.exec("plain", "cat /proc/self/mountinfo").succeeds().stdout;
+    let is_read_only = |path: &str| {
+        let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        fields.any(|fields| fields[4] == path && fields[5].split(',').any(|option| option == "ro"))
+    };
+    assert!(is_read_only("/proc/sys") && is_read_only("/sys"), "{mounts}");
+}
+
 fn only_the_api_listens_on_every_address(cluster: &Cluster) {
     let sockets = cluster.sh("cat /proc/net/tcp /proc/net/tcp6").succeeds().stdout;
     let listening: BTreeSet<(IpAddr, u16)> = sockets.lines().filter_map(listener).collect();
@@ -164,7 +181,8 @@ fn only_the_api_listens_on_every_address(cluster: &Cluster) {
             || address.is_unspecified() && port == API_PORT
             || address == node && port == KUBELET_PORT;
         // gVisor lists the sockets of every network namespace: a Pod's are none of the node's.
-        let is_here = || cluster.sh(&format!("true 2>/dev/null </dev/tcp/{node}/{port}")).code == 0;
+        let target = if address.is_unspecified() { node } else { address };
+        let is_here = || cluster.sh(&format!("true 2>/dev/null </dev/tcp/{target}/{port}")).code == 0;
         assert!(expected || !is_here(), "something listens on {address}:{port}:\n{sockets}");
     }
 }

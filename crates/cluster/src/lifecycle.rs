@@ -74,8 +74,10 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     refuse_another(layout)?;
     let result = follow(layout, &supervisor, start, limit, &mut on_event);
     if matches!(result, Err(Error::Supervisor(_))) {
-        // It is undoing what it did: whoever calls `up` again at once must find it done.
+        // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
+        // runtime directory, the next `down` would remove; the error to tell is that of the start.
         let _ = child.wait();
+        let _ = down(layout, false);
     }
     result
 }
