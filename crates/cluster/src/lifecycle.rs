@@ -1,7 +1,7 @@
 //! What `terrarium up` and `down` do: start the supervisor and wait for the cluster, end it and wait for that.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -77,7 +77,10 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
         // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
         let _ = child.wait();
-        let _ = down(layout, false);
+        // Not by `down` itself: that would end the supervisor of another `up` that came in between.
+        if let Ok(lock) = supervisor::lock(layout) {
+            let _ = remove_rest(layout, lock);
+        }
     }
     result
 }
@@ -177,18 +180,24 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
                 Err(error) => return Err(error),
             }
         };
-        // The supervisor was killed, or could not undo everything: here the errors are seen.
-        if layout.journal().exists() {
-            was_running = true;
-            supervisor::stop_orphaned(layout, &lock)?;
-        }
-        layout.remove_runtime()?;
-        drop(lock);
+        was_running |= remove_rest(layout, lock)?;
     }
     if purge {
         layout.purge()?;
     }
     Ok(was_running)
+}
+
+/// Undoes what a supervisor left behind that was killed or could not undo everything, and removes the runtime directory;
+/// `false` if there was nothing to undo.
+fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
+    let is_left = layout.journal().exists();
+    if is_left {
+        supervisor::stop_orphaned(layout, &lock)?;
+    }
+    layout.remove_runtime()?;
+    drop(lock);
+    Ok(is_left)
 }
 
 #[cfg(test)]
