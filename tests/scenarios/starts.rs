@@ -9,6 +9,7 @@ use harness::{Cluster, Namespace, eventually};
 crate::stories! {
     Own:
         an_impatient_up_is_told_what_it_waits_for_and_the_next_one_joins
+        commands_that_meet_agree_on_one_cluster
         starts_are_measured;
 }
 
@@ -25,6 +26,21 @@ fn an_impatient_up_is_told_what_it_waits_for_and_the_next_one_joins(cluster: &Cl
     cluster.up();
     assert_eq!(cluster.pid("supervisor"), supervisor);
     cluster.terrarium("status").exits(0);
+}
+
+/// With a proxy in the environment, as many sandboxes have one: nothing of the cluster's own is behind it.
+fn commands_that_meet_agree_on_one_cluster(cluster: &Cluster) {
+    let ups = "export HTTPS_PROXY=http://127.0.0.1:9; for n in 1 2 3; do terrarium up & ups+=($!); done; for up in ${ups[@]}; do wait $up || exit; done";
+    cluster.sh(ups).succeeds();
+    // The brackets keep the pattern from matching the command that holds it.
+    assert_eq!(cluster.run(["pgrep", "-fc", "[/]terrarium supervise"]).stdout.trim(), "1");
+    let node = cluster.kubectl("get nodes -o jsonpath={.items[0].metadata.name}");
+    cluster.kubectl(&format!("get --raw /api/v1/nodes/{}/proxy/healthz", node.trim()));
+
+    cluster.sh("terrarium down & sleep 0.3; terrarium up && wait $!").succeeds();
+    cluster.eventually_runs(Duration::from_secs(20));
+    cluster.sh("terrarium down & terrarium down && wait $!").succeeds();
+    cluster.sh("test -e /run/terrarium").exits(1);
 }
 
 /// No limits: the table goes into the documentation.

@@ -4,8 +4,10 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,51 +79,88 @@ impl Layout {
     /// # Errors
     /// It holds something else, is of a newer terrarium, or cannot be written.
     pub fn prepare(&self) -> Result<(), Error> {
-        let marker = self.data.join("terrarium.json");
-        let make = |path: PathBuf| {
-            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|source| Error::Io {
-                doing: "make the directory",
-                path,
-                source,
-            })
-        };
-        for directory in [&self.data, &self.runtime] {
+        let marker = self.marker();
+        if let Some(parent) = self.data.parent() {
             // What lies above, such as /var/lib, is everybody's.
-            if let Some(parent) = directory.parent() {
-                fs::create_dir_all(parent).map_err(Error::io("make the directory", parent))?;
-            }
+            fs::create_dir_all(parent).map_err(Error::io("make the directory", parent))?;
         }
-        make(self.data.clone())?;
-        match fs::read(&marker) {
-            Ok(content) => match serde_json::from_slice(&content) {
-                Ok(Marker { format: FORMAT }) => {}
-                _ => {
-                    return Err(Error::DataDir {
-                        path: self.data.clone(),
-                        why: "it is of another version of terrarium",
-                    });
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut entries = fs::read_dir(&self.data).map_err(Error::io("read", &self.data))?;
-                if entries.next().is_some() {
-                    return Err(Error::DataDir {
-                        path: self.data.clone(),
-                        why: "it holds files that are not terrarium's",
-                    });
-                }
+        make_private(&self.data)?;
+        let refused = |why| Err(Error::DataDir { path: self.data.clone(), why });
+        let format = match self.format()? {
+            // Looked for again: another `up` may have marked it in between.
+            None if self.holds_anything()? => self.format()?,
+            None => {
                 let content = serde_json::to_vec(&Marker { format: FORMAT }).expect("a number becomes JSON");
                 write(&marker, &content)?;
+                Some(FORMAT)
             }
-            Err(error) => return Err(Error::io("read", &marker)(error)),
+            format => format,
+        };
+        match format {
+            Some(FORMAT) => {}
+            Some(_) => return refused("it is of another version of terrarium"),
+            None => return refused("it holds files that are not terrarium's"),
         }
-        for directory in ["etc/cni/net.d", "images", "logs", "pki", "store"] {
-            make(self.data.join(directory))?;
+        for directory in ["etc", "etc/cni", "etc/cni/net.d", "images", "logs", "pki", "store"] {
+            make_private(&self.data.join(directory))?;
         }
-        for directory in ["cni/bin", "records"] {
-            make(self.runtime.join(directory))?;
+        self.make_runtime()?;
+        for directory in ["cni", "cni/bin", "records"] {
+            make_private(&self.runtime.join(directory))?;
         }
         Ok(())
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.data.join("terrarium.json")
+    }
+
+    /// The format of the data directory; `None` if nothing says that it is ours, 0 if that is unreadable.
+    fn format(&self) -> Result<Option<u32>, Error> {
+        let marker = self.marker();
+        match fs::read(&marker) {
+            Ok(content) => Ok(Some(serde_json::from_slice(&content).map_or(0, |Marker { format }| format))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &marker)(error)),
+        }
+    }
+
+    /// Whether the data directory holds anything but files that are being written.
+    fn holds_anything(&self) -> Result<bool, Error> {
+        let mut entries = fs::read_dir(&self.data).map_err(Error::io("read", &self.data))?;
+        Ok(entries
+            .any(|entry| !entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(TEMPORARY.as_bytes()))))
+    }
+
+    /// Makes the runtime directory.
+    pub(crate) fn make_runtime(&self) -> Result<(), Error> {
+        if let Some(parent) = self.runtime.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("make the directory", parent))?;
+        }
+        make_private(&self.runtime)
+    }
+
+    /// Removes the runtime directory; call it with the lock held. The lock goes last: up to then it keeps a new supervisor
+    /// out, and what one that has a new lock puts there stays.
+    pub(crate) fn remove_runtime(&self) -> Result<(), Error> {
+        let lock = self.lock();
+        for entry in fs::read_dir(&self.runtime).map_err(Error::io("read", &self.runtime))? {
+            let entry = entry.map_err(Error::io("read", &self.runtime))?;
+            let path = entry.path();
+            if path == lock {
+                continue;
+            }
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(Error::io("remove", &path))?;
+        }
+        fs::remove_file(&lock).map_err(Error::io("remove", &lock))?;
+        match fs::remove_dir(&self.runtime) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
+                Err(Error::io("remove", &self.runtime)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes the data directory, if it is ours.
@@ -129,7 +168,7 @@ impl Layout {
         if !self.data.exists() {
             return Ok(());
         }
-        if !self.data.join("terrarium.json").is_file() {
+        if !self.marker().is_file() {
             return Err(Error::DataDir { path: self.data.clone(), why: "it holds files that are not terrarium's" });
         }
         fs::remove_dir_all(&self.data).map_err(Error::io("remove", &self.data))
@@ -235,6 +274,15 @@ impl Layout {
     }
 }
 
+/// Makes a directory that only its owner may look into.
+fn make_private(path: &Path) -> Result<(), Error> {
+    let make = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    make.map_err(Error::io("make the directory", path))
+}
+
+/// How the names begin of files that are being written.
+const TEMPORARY: &str = ".terrarium-";
+
 /// Writes a file that only its owner may read, so that a reader finds all of it or what was there before.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
     write_as(path, content, |_| Ok(()))
@@ -247,7 +295,9 @@ pub(crate) fn write_as(
     dress: impl FnOnce(&fs::File) -> io::Result<()>,
 ) -> Result<(), Error> {
     // A name that is nobody else's: beside a file of the user's there may be one with any ending.
-    let mut name = OsString::from(format!(".terrarium-{}-", std::process::id()));
+    static WRITTEN: AtomicU32 = AtomicU32::new(0);
+    let (process, count) = (std::process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
+    let mut name = OsString::from(format!("{TEMPORARY}{process}-{count}-"));
     name.push(path.file_name().unwrap_or_default());
     let temporary = path.with_file_name(name);
     let write = || {
@@ -284,7 +334,8 @@ mod tests {
         fs::write(layout.pki("ca.key"), "kept").unwrap();
         layout.prepare().unwrap();
         assert_eq!(fs::read_to_string(layout.pki("ca.key")).unwrap(), "kept");
-        for directory in [layout.data().to_owned(), layout.data().join("pki"), layout.runtime().to_owned()] {
+        let data = |path| layout.data().join(path);
+        for directory in [data(""), data("etc"), data("pki"), layout.runtime().to_owned(), layout.cni("bin")] {
             assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700, "{directory:?}");
         }
     }
@@ -309,6 +360,18 @@ mod tests {
         assert!(error.contains("not terrarium's") && error.contains("--data-dir"), "{error}");
         assert!(layout.purge().is_err());
         assert_eq!(names(layout.data()), ["thesis.tex"]);
+    }
+
+    #[test]
+    fn many_at_once_prepare_the_same_directory() {
+        for _ in 0..100 {
+            let root = tempfile::tempdir().unwrap();
+            let layout = Layout::at(root.path());
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| layout.prepare())).collect();
+                all.into_iter().for_each(|one| one.join().unwrap().unwrap());
+            });
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What `terrarium up` and `down` do: start the supervisor and wait for the cluster, end it and wait for that.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -77,13 +77,16 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
         // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
         let _ = child.wait();
-        let _ = down(layout, false);
+        // Not by `down` itself: that would end the supervisor of another `up` that came in between.
+        if let Ok(lock) = supervisor::lock(layout) {
+            let _ = remove_rest(layout, lock);
+        }
     }
     result
 }
 
-/// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends for
-/// want of the lock.
+/// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends when
+/// it finds it.
 fn recorded_supervisor(
     layout: &Layout,
     child: &mut Child,
@@ -95,8 +98,7 @@ fn recorded_supervisor(
         if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
             return Ok(supervisor);
         }
-        // The lock is held by one that is about to write its record. Not tried before: that would keep out the child.
-        if has_ended && !matches!(supervisor::lock(layout), Err(Error::AlreadyRunning { .. })) {
+        if has_ended {
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
         if start.elapsed() >= limit {
@@ -178,18 +180,24 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
                 Err(error) => return Err(error),
             }
         };
-        // The supervisor was killed, or could not undo everything: here the errors are seen.
-        if layout.journal().exists() {
-            was_running = true;
-            supervisor::stop_orphaned(layout, &lock)?;
-        }
-        // Under the lock: what another `up` puts there next is not removed with it.
-        fs::remove_dir_all(layout.runtime()).map_err(Error::io("remove", layout.runtime()))?;
+        was_running |= remove_rest(layout, lock)?;
     }
     if purge {
         layout.purge()?;
     }
     Ok(was_running)
+}
+
+/// Undoes what a supervisor left behind that was killed or could not undo everything, and removes the runtime directory;
+/// `false` if there was nothing to undo.
+fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
+    let is_left = layout.journal().exists();
+    if is_left {
+        supervisor::stop_orphaned(layout, &lock)?;
+    }
+    layout.remove_runtime()?;
+    drop(lock);
+    Ok(is_left)
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ const READINESS_INTERVAL: Duration = Duration::from_millis(40);
 /// How often is looked whether a process still runs: also for those that are not our children.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How long to wait for a `down` that goes on where another one was.
+const LOCK_LIMIT: Duration = Duration::from_secs(90);
+
 /// A component that ends so often without having been ready will not start.
 const ATTEMPTS: u32 = 3;
 
@@ -48,7 +51,9 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     // Away from the terminal of whoever called `up`: neither its Ctrl-C nor its end is for the cluster. It fails for
     // who leads a group of processes already, called by hand from a shell: then that is what was asked for.
     let _ = nix::unistd::setsid();
-    let _lock = lock(layout)?;
+    let _lock = wait_for_lock(layout)?;
+    // A `down` that held the lock has removed what `up` had made ready.
+    layout.prepare()?;
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
     let progress = Progress::create(layout, start)?;
     crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
@@ -73,6 +78,21 @@ pub(crate) fn stop_orphaned(layout: &Layout, _lock: &File) -> Result<(), Error> 
     stop::stop_cluster(layout, journal)
 }
 
+/// Takes the lock; waits while it is held by somebody who is no supervisor, which is a `down` that removes the rest.
+fn wait_for_lock(layout: &Layout) -> Result<File, Error> {
+    let start = Instant::now();
+    loop {
+        match lock(layout) {
+            Err(Error::AlreadyRunning { .. })
+                if process::recorded(layout, SUPERVISOR).is_none() && start.elapsed() < LOCK_LIMIT =>
+            {
+                std::thread::sleep(READINESS_INTERVAL);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Takes the lock that the supervisor holds for as long as it lives, and `down` while it removes what is left.
 ///
 /// # Errors
@@ -80,6 +100,7 @@ pub(crate) fn stop_orphaned(layout: &Layout, _lock: &File) -> Result<(), Error> 
 pub(crate) fn lock(layout: &Layout) -> Result<File, Error> {
     let path = layout.lock();
     loop {
+        layout.make_runtime()?;
         let file =
             OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))?;
         match file.try_lock() {
