@@ -45,7 +45,15 @@ pub(crate) enum Runs {
     /// A process that goes on, and is started again when it ends.
     Service { command: CommandLine, env: Vec<(&'static str, String)>, ready: Readiness },
     /// Commands run to their end one after another, once per start of the cluster. Ready when all succeeded.
-    Task(Vec<CommandLine>),
+    Task(Vec<Step>),
+}
+
+/// One command of a task.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) command: CommandLine,
+    /// Whether the cluster cannot do without it.
+    pub(crate) essential: bool,
 }
 
 /// How to tell that a service is ready.
@@ -87,7 +95,11 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
         let all = [("NO_PROXY", &no_proxy), ("no_proxy", &no_proxy)].into_iter().chain(more.iter().copied());
         all.map(|(key, value)| (key, value.clone())).collect::<Vec<_>>()
     };
-    let imports = layout.image_archives()?.into_iter().map(|archive| import_command(layout, archive));
+    let imports = layout.image_archives()?.into_iter().map(|archive| {
+        // An archive of the user's that containerd refuses must not keep the cluster from starting.
+        let essential = !archive.starts_with(layout.imported_images());
+        Ok(Step { command: import_command(layout, archive)?, essential })
+    });
     Ok(vec![
         Component {
             name: CONTAINERD,
@@ -116,7 +128,7 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
             name: IMAGES,
             label: "images",
             needs: &[CONTAINERD],
-            runs: Runs::Task(imports.collect::<Result<_, _>>()?),
+            runs: Runs::Task(imports.collect::<Result<_, Error>>()?),
         },
         Component {
             name: KUBELET,

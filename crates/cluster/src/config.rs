@@ -217,7 +217,7 @@ mod tests {
                     env.retain(|(key, _)| !key.eq_ignore_ascii_case("no_proxy"));
                     (vec![command], format!("  {env:?}\n  {ready:?}\n"))
                 }
-                Runs::Task(commands) => (commands, String::new()),
+                Runs::Task(steps) => (steps.iter().map(|step| step.command.clone()).collect(), String::new()),
             };
             for command in commands {
                 text += &format!("  {}\n", command.program.display());

@@ -27,6 +27,11 @@ pub enum Event {
         /// When.
         seconds: f64,
     },
+    /// Something was left out, and the rest goes on.
+    Warning {
+        /// What, why, and where to look.
+        message: String,
+    },
     /// A component ended and is started again.
     Restarting {
         /// The component.
@@ -124,7 +129,7 @@ pub(crate) fn stage(layout: &Layout) -> Result<Stage, Error> {
     Ok(std::iter::from_fn(|| events.next()).fold(Stage::Starting, |stage, event| match event {
         Event::Up { .. } => Stage::Up,
         Event::Stopping | Event::Failed { .. } => Stage::Ending,
-        Event::Started { .. } | Event::Ready { .. } | Event::Restarting { .. } => stage,
+        Event::Started { .. } | Event::Ready { .. } | Event::Restarting { .. } | Event::Warning { .. } => stage,
     }))
 }
 

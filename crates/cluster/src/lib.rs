@@ -26,4 +26,4 @@ pub mod supervisor;
 pub use error::{Error, chain};
 pub use events::Event;
 pub use layout::{DEFAULT_DATA_DIR, Layout};
-pub use lifecycle::{Outcome, down, running_data_dir, up};
+pub use lifecycle::{Outcome, down, refuse_another, running_data_dir, up};

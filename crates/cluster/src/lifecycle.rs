@@ -109,7 +109,10 @@ fn recorded_supervisor(
 }
 
 /// One cluster has a sandbox: that of another data directory is not to be taken for this one.
-fn refuse_another(layout: &Layout) -> Result<(), Error> {
+///
+/// # Errors
+/// One runs with another data directory than the layout's, or what there is cannot be read.
+pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
     let Some(data_dir) = running_data_dir(layout).filter(|data_dir| data_dir != layout.data()) else { return Ok(()) };
     let is_there = process::recorded(layout, SUPERVISOR).is_some()
         || Journal::open(&layout.journal())?
@@ -136,7 +139,7 @@ fn follow(
             match event {
                 Event::Started { step, .. } => pending.push(step),
                 Event::Ready { step, .. } => pending.retain(|waiting| *waiting != step),
-                Event::Restarting { .. } => {}
+                Event::Restarting { .. } | Event::Warning { .. } => {}
                 Event::Up { .. } => return Ok(Outcome::CameUp),
                 Event::Stopping => is_stopping = true,
                 Event::Failed { message } => return Err(Error::Supervisor(message)),

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{interval, sleep};
 
-use crate::component::{self, CommandLine, Component, Name, Readiness, Runs, SUPERVISOR, Spec};
+use crate::component::{self, CommandLine, Component, Name, Readiness, Runs, SUPERVISOR, Spec, Step};
 use crate::config::{self, Network};
 use crate::events::Progress;
 use crate::process::{self, ProcessRef};
@@ -222,7 +222,7 @@ async fn run_component(shared: Rc<Shared>, component: Component) {
     let (name, label) = (component.name.to_owned(), component.label.to_owned());
     let _ = shared.events.send(Event::Started { step: name, label });
     let result = match &component.runs {
-        Runs::Task(commands) => run_task(&shared, component.name, commands).await,
+        Runs::Task(steps) => run_task(&shared, component.name, steps).await,
         Runs::Service { command, env, ready } => run_service(&shared, component.name, command, env, ready).await,
     };
     if let Err(error) = result {
@@ -243,13 +243,20 @@ impl Shared {
     }
 }
 
-async fn run_task(shared: &Shared, name: Name, commands: &[CommandLine]) -> Result<(), Error> {
-    for command in commands {
+async fn run_task(shared: &Shared, name: Name, steps: &[Step]) -> Result<(), Error> {
+    for Step { command, essential } in steps {
         let mut process = Running::Child(spawn(&shared.layout, name, command, &[])?);
         let why = process.ended().await;
-        if !why.is_success() {
+        if why.is_success() {
+            continue;
+        }
+        if *essential {
             return Err(shared.failed(name, why.to_string()));
         }
+        let subject = command.args.last().map_or(name, String::as_str);
+        let message = format!("{subject}: {why}; it is left out, see `terrarium logs {name}`");
+        tracing::warn!("{message}");
+        let _ = shared.events.send(Event::Warning { message });
     }
     shared.is_ready(name);
     Ok(())

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use terrarium_cluster::{DEFAULT_DATA_DIR, Error, Layout, running_data_dir};
+use terrarium_cluster::{DEFAULT_DATA_DIR, Layout, refuse_another, running_data_dir};
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
@@ -74,12 +74,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 /// The layout for the data directory that was asked for: that of the cluster which is here, if there is one.
 fn layout(data_dir: Option<PathBuf>) -> Result<Layout> {
     let default = Layout::new(DEFAULT_DATA_DIR)?;
-    let asked = data_dir.map(std::path::absolute).transpose()?;
-    match (asked, running_data_dir(&default)) {
-        (Some(asked), Some(running)) if asked != running => Err(Error::AlreadyRunning { data_dir: running }.into()),
-        (None, None) => Ok(default),
-        (asked, running) => Ok(Layout::new(asked.or(running).expect("one of them is there"))?),
-    }
+    let Some(asked) = data_dir else {
+        return Ok(running_data_dir(&default).map(Layout::new).transpose()?.unwrap_or(default));
+    };
+    let layout = Layout::new(std::path::absolute(asked)?)?;
+    refuse_another(&layout)?;
+    Ok(layout)
 }
 
 /// The user's kubeconfig: the first file of $KUBECONFIG, as kubectl writes to, else ~/.kube/config.

@@ -79,6 +79,7 @@ impl Steps {
                 );
                 self.say(&format!("  ✓ {label:<18}{seconds:5.1} s"));
             }
+            Event::Warning { message } => self.say(&format!("  ! {message}")),
             Event::Restarting { step, why } => self.say(&format!("  ! {step}: {why}; it is started again")),
             Event::Up { seconds } => self.say(&format!("the cluster is up after {seconds:.1} s")),
             Event::Stopping => self.say("  it is being taken down"),
