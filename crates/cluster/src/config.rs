@@ -157,9 +157,7 @@ mod tests {
     use crate::component::{self, Runs};
 
     fn layout() -> (TempDir, Layout) {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (root, layout) = Layout::temporary();
         for (directory, file) in [
             ("components", "containerd"),
             ("components", "ctr"),

@@ -137,17 +137,8 @@ pub(crate) fn stage(layout: &Layout) -> Result<Stage, Error> {
 mod tests {
     use std::io::Write as _;
 
-    use proptest::prelude::*;
-    use tempfile::TempDir;
-
     use super::*;
-
-    fn layout() -> (TempDir, Layout) {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
-        (root, layout)
-    }
+    use proptest::prelude::*;
 
     fn failed(message: &str) -> Event {
         Event::Failed { message: message.to_owned() }
@@ -172,7 +163,7 @@ mod tests {
         /// However the bytes come, one or many at a time, the reader tells what was written, in order.
         #[test]
         fn events_come_back_as_they_were(events in prop::collection::vec(any_event(), 0..6), chunk in 1_usize..40) {
-            let (_root, layout) = layout();
+            let (_root, layout) = Layout::temporary();
             let progress = Progress::create(&layout, Instant::now()).unwrap();
             events.iter().for_each(|event| progress.report(event));
             let bytes = std::fs::read(layout.progress()).unwrap();
@@ -189,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_event_hides_none_that_follow() {
-        let (_root, layout) = layout();
+        let (_root, layout) = Layout::temporary();
         let progress = Progress::create(&layout, Instant::now()).unwrap();
         let mut file = OpenOptions::new().append(true).open(layout.progress()).unwrap();
         file.write_all(b"{\"event\":\"of tomorrow\"}\n\xff torn\n").unwrap();
@@ -201,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_new_start_begins_a_new_file() {
-        let (_root, layout) = layout();
+        let (_root, layout) = Layout::temporary();
         let first = Progress::create(&layout, Instant::now()).unwrap();
         first.report(&failed("the first"));
         let mut reader = Events::open(&layout).unwrap();

@@ -138,9 +138,7 @@ mod tests {
 
     /// A layout with an administrator's kubeconfig, and the path of a user's that is not there yet.
     fn setting() -> (TempDir, Layout, PathBuf) {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (root, layout) = Layout::temporary();
         for file in ["ca.crt", "admin.crt", "admin.key"] {
             fs::write(layout.pki(file), file).unwrap();
         }

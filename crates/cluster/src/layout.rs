@@ -62,6 +62,15 @@ impl Layout {
         Self { data, runtime, components, images }
     }
 
+    /// A prepared layout for a test, and the directory that holds it and goes with the value.
+    #[cfg(test)]
+    pub(crate) fn temporary() -> (tempfile::TempDir, Self) {
+        let root = tempfile::tempdir().expect("tests can make files");
+        let layout = Self::at(root.path());
+        layout.prepare().expect("an empty directory can be prepared");
+        (root, layout)
+    }
+
     /// The data directory.
     #[must_use]
     pub fn data(&self) -> &Path {

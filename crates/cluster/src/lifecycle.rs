@@ -205,17 +205,8 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-
     use super::*;
     use crate::events::Progress;
-
-    fn layout() -> (TempDir, Layout) {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
-        (root, layout)
-    }
 
     fn sleeper() -> (Child, ProcessRef) {
         let child = Command::new("sleep").arg("600").spawn().unwrap();
@@ -232,7 +223,7 @@ mod tests {
 
     /// What `follow` says of a start that wrote these events, at once.
     fn followed(supervisor: &ProcessRef, events: &[Event]) -> (Result<Outcome, Error>, Vec<Event>) {
-        let (_root, layout) = layout();
+        let (_root, layout) = Layout::temporary();
         let progress = Progress::create(&layout, Instant::now()).unwrap();
         events.iter().for_each(|event| progress.report(event));
         fs::write(layout.log(SUPERVISOR), "last words\n").unwrap();
@@ -268,7 +259,7 @@ mod tests {
 
     #[test]
     fn another_clusters_sandbox_is_left_alone() {
-        let (_root, layout) = layout();
+        let (_root, layout) = Layout::temporary();
         fs::write(layout.data_dir_note(), "/other").unwrap();
         process::record(&layout, SUPERVISOR, &dead()).unwrap();
         refuse_another(&layout).unwrap();
@@ -293,7 +284,7 @@ mod tests {
             eprintln!("skipped: `down` is for root");
             return;
         }
-        let (_root, layout) = layout();
+        let (_root, layout) = Layout::temporary();
         let (mut child, process) = sleeper();
         process::record(&layout, SUPERVISOR, &process).unwrap();
         assert!(down(&layout, false).unwrap());
@@ -306,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_lock_holds_although_its_file_is_removed_under_it() {
-        let (_root, layout) = layout();
+        let (_root, layout) = Layout::temporary();
         let holders = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -99,9 +99,7 @@ mod tests {
 
     #[test]
     fn the_tail_of_a_log_is_its_last_lines_even_if_it_is_no_text() {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (_root, layout) = Layout::temporary();
         assert_eq!(tail(&layout, "part", 2), "");
         fs::write(layout.log("part"), b"one\ntwo\n\xff\xfe three").unwrap();
         assert_eq!(tail(&layout, "part", 2), "  two\n  \u{fffd}\u{fffd} three\n");

@@ -162,9 +162,7 @@ mod tests {
     use super::*;
 
     fn issued() -> (TempDir, Layout) {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (root, layout) = Layout::temporary();
         again(&layout).unwrap();
         (root, layout)
     }

@@ -138,9 +138,7 @@ mod tests {
 
     #[test]
     fn only_a_living_process_is_found_by_its_record() {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (_root, layout) = Layout::temporary();
         assert_eq!(recorded(&layout, "part"), None);
         let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
         record(&layout, "part", &own).unwrap();

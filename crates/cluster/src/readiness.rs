@@ -79,9 +79,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_api_on_loopback_is_asked_directly_whatever_proxy_there_is() {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (_root, layout) = Layout::temporary();
         pki::issue(&layout, "n", [192, 0, 2, 7].into(), [10, 43, 0, 1].into()).unwrap();
         kubeconfig::write_for(&layout, pki::ADMIN, "https://127.0.0.1:6443").unwrap();
         // It stands for HTTPS_PROXY, which no test can set safely: kube puts both into the same field.

@@ -109,9 +109,7 @@ mod tests {
 
     #[test]
     fn what_tells_of_the_cluster_outlives_its_clean_up() {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
-        layout.prepare().unwrap();
+        let (_root, layout) = Layout::temporary();
         let kept = [layout.lock(), layout.progress(), layout.data_dir_note(), layout.record(SUPERVISOR)];
         let gone = [layout.containerd_socket(), layout.kine_socket(), layout.cni("bin/loopback")];
         for path in kept.iter().chain(&gone) {
