@@ -4,15 +4,21 @@
 //! measured to be missing; a rung is listed as built only when the code for it exists.
 
 mod markdown;
+mod report;
 mod table;
 
 pub use markdown::render;
+pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, Sysctl, Tried};
 pub use table::TABLE;
 
 /// Names a gap. Stable: it appears in plans, journals and on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapId {
+    /// The right to mount and to make namespaces is missing.
+    Privileges,
     /// Files under /proc/sys are absent or read-only.
     ProcSys,
     /// Nothing is mounted on /sys/fs/cgroup.
@@ -29,6 +35,8 @@ pub enum GapId {
     OverlayOnRoot,
     /// Sysctls for unprivileged ports and ping sockets are absent, or the kernel says it is older than they are.
     UnprivilegedSysctls,
+    /// The machine has no address but loopback's.
+    NodeAddress,
     /// Netlink does not report the kind of a link.
     LinkKind,
     /// A route without a device is unusable.
@@ -48,13 +56,17 @@ pub enum GapId {
 }
 
 /// A rung of the remedy ladder, cheapest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rung {
     /// A flag or a configuration field of the component: costs nothing.
     Flag,
     /// A mount: costs nothing while running.
     Mount,
+    /// A namespace: costs nothing while running.
+    Namespace,
     /// A FUSE file system: costs those who read it.
     Fuse,
     /// Chosen system calls traced through seccomp: all others run untouched.
@@ -83,6 +95,8 @@ pub struct Gap {
     pub missing: &'static str,
     /// What breaks without a remedy, with the message that users see.
     pub breaks: &'static str,
+    /// Whether Pods cannot run while the gap is open.
+    pub blocks_pods: bool,
     /// The ladder, cheapest first.
     pub remedies: &'static [Remedy],
 }

@@ -1,7 +1,7 @@
 //! The rows. Each was measured in gVisor sandboxes; the order is the one in which remedies are applied, because a
 //! later one may rest on an earlier one (the cgroup files are looked for where the mounts were made).
 
-use crate::Rung::{Flag, Fuse, Intercept, Mount, Replacement};
+use crate::Rung::{Flag, Fuse, Intercept, Mount, Namespace, Replacement};
 use crate::{Gap, GapId, Remedy, Rung};
 
 const fn built(rung: Rung, does: &'static str) -> Remedy {
@@ -15,9 +15,20 @@ const fn to_come(rung: Rung, does: &'static str) -> Remedy {
 /// Every known gap.
 pub static TABLE: &[Gap] = &[
     Gap {
+        id: GapId::Privileges,
+        missing: "CAP_SYS_ADMIN and CAP_NET_ADMIN, as in a container with Docker's default capabilities, or root as a whole",
+        breaks: "every mount: `operation not permitted`",
+        blocks_pods: true,
+        remedies: &[built(
+            Namespace,
+            "user, mount and network namespaces of the cluster's own, and a forwarder from the caller's loopback to the API",
+        )],
+    },
+    Gap {
         id: GapId::ProcSys,
         missing: "`/proc/sys/vm/panic_on_oom`, `kernel/panic`, `kernel/panic_on_oops`, `kernel/keys/*` are absent, `vm/overcommit_memory` is read-only",
         breaks: "kubelet: `open /proc/sys/vm/panic_on_oom: no such file or directory`",
+        blocks_pods: true,
         remedies: &[
             built(
                 Mount,
@@ -30,12 +41,14 @@ pub static TABLE: &[Gap] = &[
         id: GapId::CgroupMounts,
         missing: "nothing is mounted on /sys/fs/cgroup",
         breaks: "kubelet: `Following Cgroup subsystem not mounted`",
+        blocks_pods: true,
         remedies: &[built(Mount, "tmpfs on /sys/fs/cgroup and in it each of gVisor's own cgroup v1 controllers")],
     },
     Gap {
         id: GapId::CgroupStats,
         missing: "`cpuacct.usage_percpu` and `memory.stat` in every cgroup; memory usage reads 0",
         breaks: "kubelet: `failed to get rootfs info: unable to find data in memory cache`",
+        blocks_pods: true,
         remedies: &[
             built(Flag, "kubelet `localStorageCapacityIsolation: false`: node Ready and Pods run, without metrics"),
             to_come(Fuse, "a file system stacked over the cgroup mounts that adds the files, with true figures"),
@@ -45,48 +58,63 @@ pub static TABLE: &[Gap] = &[
         id: GapId::CgroupMagic,
         missing: "`openat2`, so runc's cgroup library checks the file system's magic number of each cgroup file",
         breaks: "kubelet on a FUSE cgroup hierarchy: `…/cpuacct.stat: not a cgroup file`",
+        blocks_pods: false,
         remedies: &[to_come(Intercept, "rewrite `f_type` in statfs and fstatfs")],
     },
     Gap {
         id: GapId::Kmsg,
         missing: "`/dev/kmsg`",
         breaks: "kubelet: `open /dev/kmsg: no such file or directory`",
+        blocks_pods: true,
         remedies: &[built(Mount, "/dev/null bound over an empty /dev/kmsg")],
     },
     Gap {
         id: GapId::CgroupV1,
         missing: "cgroup v2",
         breaks: "kubelet: `kubelet is configured to not run on a host using cgroup v1`",
+        blocks_pods: true,
         remedies: &[built(Flag, "kubelet `failCgroupV1: false`")],
     },
     Gap {
         id: GapId::OverlayOnRoot,
         missing: "overlayfs with its upper layer on a 9p root (gVisor before 2026-05)",
         breaks: "containerd: `failed to mount … invalid argument`",
+        blocks_pods: true,
         remedies: &[built(Mount, "a tmpfs of its own on each of containerd's and the kubelet's directories")],
     },
     Gap {
         id: GapId::UnprivilegedSysctls,
         missing: "a kernel that says it is 4.11 or newer, or the sysctls `ip_unprivileged_port_start` and `ping_group_range`",
         breaks: "containerd: `unprivileged_icmp and unprivileged_port require kernel version greater than or equal to 4.11`",
+        blocks_pods: true,
         remedies: &[built(Flag, "containerd `enable_unprivileged_ports = false`, `enable_unprivileged_icmp = false`")],
+    },
+    Gap {
+        id: GapId::NodeAddress,
+        missing: "an address that is not loopback's (a sandbox without a network, or a network namespace of the cluster's own)",
+        breaks: "kubelet: `failed to get node address`, and nothing by which the API server reaches it",
+        blocks_pods: true,
+        remedies: &[built(Flag, "an address of the node's own on the loopback device")],
     },
     Gap {
         id: GapId::LinkKind,
         missing: "the link kind in netlink's answers",
         breaks: "CNI bridge plugin: `\"cni0\" already exists but is not a bridge`",
+        blocks_pods: false,
         remedies: &[built(Replacement, "a CNI plugin that never asks for it")],
     },
     Gap {
         id: GapId::DevicelessRoute,
         missing: "routes without a device",
         breaks: "Pods: `Network is unreachable`",
+        blocks_pods: true,
         remedies: &[built(Replacement, "a CNI plugin that names the device in each route")],
     },
     Gap {
         id: GapId::Netfilter,
         missing: "nftables, MASQUERADE, and the matches conntrack, comment, mark, statistic, addrtype",
         breaks: "kube-proxy in every mode; CNI plugins that masquerade",
+        blocks_pods: true,
         remedies: &[
             built(Replacement, "egress by SNAT rules that our CNI plugin writes to the legacy table itself"),
             to_come(Replacement, "a Service proxy of our own"),
@@ -96,30 +124,35 @@ pub static TABLE: &[Gap] = &[
         id: GapId::OciRuntime,
         missing: "what newer OCI runtimes ask of a kernel (`nr_inodes` on tmpfs, Linux's procfs inode numbers, setgroups)",
         breaks: "runc 1.5: `invalid argument` on its mask mounts; crun, youki",
+        blocks_pods: true,
         remedies: &[built(Flag, "runc 1.1"), to_come(Replacement, "an OCI runtime and containerd shim of our own")],
     },
     Gap {
         id: GapId::ResourceLimits,
         missing: "enforcement of `memory.limit_in_bytes`, `cpu.cfs_quota_us`, `cpu.shares`; a freezer",
         breaks: "nothing fails: limits are accepted and do nothing, nobody is OOMKilled",
+        blocks_pods: false,
         remedies: &[to_come(Fuse, "a guard in user space that watches the members of each cgroup")],
     },
     Gap {
         id: GapId::LinkMonitor,
         missing: "netlink multicast groups, VXLAN",
         breaks: "flannel: `operation not supported`",
+        blocks_pods: false,
         remedies: &[built(Replacement, "one node, routed veths, no overlay network")],
     },
     Gap {
         id: GapId::MachineId,
         missing: "`/etc/machine-id`",
         breaks: "kubelet and cAdvisor log `couldn't collect info from any of the files in \"/etc/machine-id…\"`",
+        blocks_pods: false,
         remedies: &[built(Mount, "the file is created, and removed again")],
     },
     Gap {
         id: GapId::HostnameResolution,
         missing: "an address for the sandbox's own host name",
         breaks: "kubectl logs and exec: `dial tcp: lookup sandbox: no such host`",
+        blocks_pods: false,
         remedies: &[built(Flag, "kube-apiserver `--kubelet-preferred-address-types=InternalIP`")],
     },
 ];
