@@ -28,7 +28,7 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
     if let Some(journal) = &journal {
         stop_pods();
         // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
-        let members = journal.namespace().members().unwrap_or_default();
+        let members = journal.members().unwrap_or_default();
         let services = [CONTAINERD, SERVER].map(|name| process::recorded(layout, name).map(|process| process.pid));
         let own = std::process::id().cast_signed();
         for pid in members {

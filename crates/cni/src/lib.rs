@@ -17,7 +17,7 @@ mod forwarding;
 mod invocation;
 mod ipam;
 pub mod iptables;
-mod netlink;
+pub mod netlink;
 mod netns;
 mod result;
 mod teardown;

@@ -8,7 +8,7 @@ mod report;
 mod table;
 
 pub use markdown::render;
-pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, Sysctl, Tried};
+pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, SYSCTLS, Sysctl, Tried};
 pub use table::TABLE;
 
 /// Names a gap. Stable: it appears in plans, journals and on the command line.
