@@ -168,6 +168,17 @@ pub enum Preparation {
     PodNetwork,
 }
 
+impl Purpose {
+    /// The gap that it closes.
+    #[must_use]
+    pub fn gap(self) -> Option<GapId> {
+        match self {
+            Self::Gap { gap, .. } => Some(gap),
+            Self::Preparation { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Preparation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
@@ -269,7 +280,7 @@ impl Plan {
     /// The step that closes the gap.
     #[must_use]
     pub fn step(&self, gap: GapId) -> Option<&Step> {
-        self.steps.iter().find(|step| matches!(step.purpose, Purpose::Gap { gap: closes, .. } if closes == gap))
+        self.steps.iter().find(|step| step.purpose.gap() == Some(gap))
     }
 
     /// The settings that components must be given.
