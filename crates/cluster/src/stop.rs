@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::all_processes;
-use terrarium_remedies::{Journal, POD_CGROUP_ROOT};
+use terrarium_remedies::{Isolation, Journal, POD_CGROUP_ROOT};
 
 use crate::component::{CONTAINERD, KUBELET, Name, SERVER};
 use crate::process::{self, wait_until};
@@ -41,7 +41,10 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
         result = result.and(stop_service(layout, name));
     }
     if let Some(journal) = journal {
-        result = result.and(network::teardown());
+        // A network namespace of the cluster's own takes all of it along.
+        if journal.isolation() == Isolation::Mount {
+            result = result.and(network::teardown());
+        }
         result = result.and(journal.revert().map_err(Error::from));
     }
     if result.is_ok() {

@@ -85,8 +85,8 @@ impl Journal {
         }
     }
 
-    /// Moves this process into the cluster's namespaces, through one of their members; `false` if there is none. Call it
-    /// before the process has a second thread.
+    /// Moves this process into the cluster's namespaces, through one of their members; `false` if there is none, or this
+    /// kernel lets nobody join a user namespace. Call it before the process has a second thread.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
@@ -60,21 +61,22 @@ impl Namespaces {
         Ok(members)
     }
 
-    /// Moves this process into them, through one of their members; `false` if there is none.
+    /// Moves this process into them, through one of their members; `false` if there is none, or this kernel lets nobody
+    /// join a user namespace (gVisor before 2026-07).
     pub(crate) fn join(&self) -> Result<bool, Error> {
         let failed = |source| Error::Namespace { doing: format!("join the cluster's namespaces {}", self.mnt), source };
         // A member may end while it is looked at: then the next one is tried.
         let mut last = None;
         for member in self.members().map_err(failed)? {
             match self.join_through(&member.to_string()) {
-                Ok(()) => return Ok(true),
+                Ok(joined) => return Ok(joined),
                 Err(error) => last = Some(error),
             }
         }
         last.map_or(Ok(false), |error| Err(failed(error)))
     }
 
-    fn join_through(&self, member: &str) -> io::Result<()> {
+    fn join_through(&self, member: &str) -> io::Result<bool> {
         let current = Self::current()?;
         let other =
             KINDS.into_iter().zip([(&self.user, &current.user), (&self.net, &current.net), (&self.mnt, &current.mnt)]);
@@ -85,13 +87,16 @@ impl Namespaces {
             .collect::<io::Result<Vec<_>>>()?;
         let directory = std::env::current_dir();
         for (file, flag) in files {
-            nix::sched::setns(file, flag)?;
+            match nix::sched::setns(file, flag) {
+                Err(Errno::EINVAL) if flag == CloneFlags::CLONE_NEWUSER => return Ok(false),
+                other => other?,
+            }
         }
         // setns(2) moves the working directory to the namespace's root.
         if let Ok(directory) = directory {
             let _ = std::env::set_current_dir(directory);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -98,14 +98,20 @@ fn a_torn_journal_undoes_what_it_holds() {
 }
 
 /// Reverts one action as a journal that holds it does.
+#[track_caller]
 fn revert(directory: &Path, action: &Action) {
     let path = directory.join("journal");
-    drop(Journal::create(&path, Isolation::Mount).unwrap());
-    let mut entry = serde_json::to_value(action).unwrap();
-    entry["preparation"] = "directories".into();
-    let header = fs::read_to_string(&path).unwrap();
-    fs::write(&path, format!("{header}{entry}\n")).unwrap();
-    Journal::open(&path).unwrap().unwrap().revert().unwrap();
+    let revert = || -> Result<(), Box<dyn std::error::Error>> {
+        drop(Journal::create(&path, Isolation::Mount)?);
+        let mut entry = serde_json::to_value(action)?;
+        entry["preparation"] = "directories".into();
+        let header = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{header}{entry}\n"))?;
+        Ok(Journal::open(&path)?.ok_or("no journal")?.revert()?)
+    };
+    if let Err(error) = revert() {
+        panic!("{action}: {error}");
+    }
 }
 
 #[test]

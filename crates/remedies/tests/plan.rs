@@ -68,7 +68,7 @@ fn complete() -> Report {
 }
 
 fn decide(decisions: &[&str]) -> Choices {
-    decisions.iter().map(|decision| decision.parse::<Decision>().unwrap()).collect()
+    decisions.iter().map(|decision| decision.parse::<Decision>().expect("a test decides for what there is")).collect()
 }
 
 fn planned(report: &Report, decisions: &[&str]) -> Plan {
@@ -211,7 +211,7 @@ fn any_report() -> impl Strategy<Value = Report> {
         |(tried, place, cgroups, sysctls, writable)| {
             let mut report = complete();
             let [mount, user, overlay, kmsg, data_dir, tmpfs, ports, icmp, address, nat, nft, masking, id, hostname] =
-                tried.try_into().unwrap();
+                tried.try_into().expect("as many as were asked for");
             (report.rights.mount_namespace, report.rights.user_namespace, report.rights.place) = (mount, user, place);
             (report.sysctl_overlay, report.kmsg, report.cgroups) = (overlay, kmsg, cgroups);
             (report.overlay_on_data_dir, report.overlay_on_tmpfs) = (data_dir, tmpfs);
@@ -231,8 +231,13 @@ fn any_report() -> impl Strategy<Value = Report> {
 }
 
 fn any_choices() -> impl Strategy<Value = Choices> {
-    prop::collection::vec(prop::sample::select(TABLE.iter().map(|row| row.id).collect::<Vec<_>>()), 0..3)
-        .prop_map(|gaps| gaps.into_iter().map(|gap| format!("{gap}=none").parse::<Decision>().unwrap()).collect())
+    prop::collection::vec(prop::sample::select(TABLE.iter().map(|row| row.id).collect::<Vec<_>>()), 0..3).prop_map(
+        |gaps| {
+            gaps.into_iter()
+                .map(|gap| format!("{gap}=none").parse::<Decision>().expect("each gap can be left open"))
+                .collect()
+        },
+    )
 }
 
 proptest! {
