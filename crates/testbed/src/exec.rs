@@ -2,33 +2,53 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
 use crate::{
     error::Result,
+    filter::{Filter, LAUNCHER_NEEDS},
     gvisor::runsc,
     record::Record,
     tool::{describe, spawn_failed},
 };
 
-/// A program to run in a sandbox; made by [`Sandbox::command`](crate::Sandbox::command).
+/// A program to run in a sandbox, with the rights of its init; made by [`Sandbox::command`](crate::Sandbox::command).
 ///
-/// Its exit code is the program's own; 128 + n when signal n ended it; 128 when it could not be started.
+/// Its exit code is the program's own; 128 + n when signal n ended it; 128 when it could not be started, and
+/// another one above 0 when it could not and a right is [denied](crate::Deny).
 /// Killing the child that stands for it on the host does not end it: SIGINT and SIGTERM are passed on, SIGKILL is not.
 #[derive(Debug)]
 pub struct Exec {
     runsc: Command,
     id: String,
+    /// Given to root at the start, beside those of the sandbox; none for who the sandbox's programs are.
+    elevation: &'static [&'static str],
+    /// What comes before the program.
+    launcher: Vec<String>,
     env: Vec<OsString>,
     cwd: Option<OsString>,
     argv: Vec<OsString>,
 }
 
 impl Exec {
-    pub(crate) fn new(record: &Record, root: &std::path::Path, argv: Vec<OsString>) -> Self {
-        let runsc = runsc(&record.runsc, root, record.platform);
-        Self { runsc, id: record.id(), env: Vec::new(), cwd: None, argv }
+    pub(crate) fn new(record: &Record, root: &Path, argv: Vec<OsString>) -> Self {
+        let runsc = runsc(record, root);
+        let filter = Filter::of(&record.deny);
+        let (elevation, launcher) = if filter.is_empty() {
+            (Default::default(), Vec::new())
+        } else {
+            (LAUNCHER_NEEDS.as_slice(), filter.launcher(record.privilege, &record.deny))
+        };
+        Self { runsc, id: record.id(), elevation, launcher, env: Vec::new(), cwd: None, argv }
+    }
+
+    /// By root, whatever the rights of the sandbox are.
+    pub(crate) fn as_root<const N: usize>(record: &Record, root: &Path, argv: [&str; N]) -> Command {
+        let mut command = runsc(record, root);
+        command.args(["exec", "--user", "0:0", "--cwd", "/", &record.id()]).args(argv);
+        command
     }
 
     /// Adds a variable to the sandbox's environment.
@@ -40,7 +60,7 @@ impl Exec {
         self
     }
 
-    /// Starts in this directory instead of `/`.
+    /// Starts in this directory instead of `/`, or of the user's home where the sandbox is not root's.
     pub fn cwd(mut self, directory: impl AsRef<OsStr>) -> Self {
         self.cwd = Some(directory.as_ref().to_owned());
         self
@@ -59,7 +79,13 @@ impl Exec {
         if let Some(directory) = &self.cwd {
             command.arg("--cwd").arg(directory);
         }
-        command.arg(&self.id).args(&self.argv);
+        if !self.elevation.is_empty() {
+            command.args(["--user", "0:0"]);
+        }
+        for capability in self.elevation {
+            command.args(["--cap", capability]);
+        }
+        command.arg(&self.id).args(&self.launcher).args(&self.argv);
         command
     }
 

@@ -166,8 +166,8 @@ fn binds_are_seen_inside() -> Outcome {
 
 fn the_kind_of_root_decides_about_whiteouts() -> Outcome {
     // Where the host cannot mount an overlay there is one kind only.
-    let kinds = [(RootKind::Directory, true), (RootKind::Overlay, false)];
-    for (root, allowed) in kinds.into_iter().filter(|(root, _)| [quickest(), RootKind::Directory].contains(root)) {
+    let kinds = [(RootKind::NineP, true), (RootKind::Overlay, false)];
+    for (root, allowed) in kinds.into_iter().filter(|(root, _)| [quickest(), RootKind::NineP].contains(root)) {
         let sandbox = sandbox().root(root).start()?;
         let traces = Traces::of(sandbox.name())?;
         equal(sandbox.exec(["mknod", "/root/whiteout", "c", "0", "0"])?.status.success(), allowed)?;
@@ -309,7 +309,7 @@ impl Traces {
 fn quickest() -> RootKind {
     static KIND: OnceLock<RootKind> = OnceLock::new();
     let overlay = || Sandbox::builder().root(RootKind::Overlay).start().is_ok();
-    *KIND.get_or_init(|| if overlay() { RootKind::Overlay } else { RootKind::Directory })
+    *KIND.get_or_init(|| if overlay() { RootKind::Overlay } else { RootKind::NineP })
 }
 
 fn sandbox() -> Builder {
@@ -321,7 +321,7 @@ fn command(args: &[&str]) -> Command {
     let (verb, rest) = args.split_at(1);
     command.args(verb).stdin(Stdio::null());
     if let ["run" | "start"] = verb {
-        command.arg(format!("--root={}", format!("{:?}", quickest()).to_lowercase()));
+        command.arg(format!("--root={}", quickest()));
     }
     command.args(rest);
     command
