@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::Result,
-    filter::{Filter, LAUNCHER_NEEDS},
+    filter::Filter,
     gvisor::runsc,
     record::Record,
     tool::{describe, spawn_failed},
@@ -23,8 +23,9 @@ use crate::{
 pub struct Exec {
     runsc: Command,
     id: String,
-    /// Given to root at the start, beside those of the sandbox; none for who the sandbox's programs are.
-    elevation: &'static [&'static str],
+    /// Whom runsc starts, and with which capabilities when not with the sandbox's.
+    user: u32,
+    capabilities: Vec<String>,
     /// What comes before the program.
     launcher: Vec<String>,
     env: Vec<OsString>,
@@ -36,18 +37,20 @@ impl Exec {
     pub(crate) fn new(record: &Record, root: &Path, argv: Vec<OsString>) -> Self {
         let runsc = runsc(record, root);
         let filter = Filter::of(&record.deny);
-        let (elevation, launcher) = if filter.is_empty() {
-            (Default::default(), Vec::new())
+        let (privilege, deny) = (record.privilege, &record.deny);
+        let (user, capabilities, launcher) = if filter.is_empty() {
+            (privilege.id(), Vec::new(), Vec::new())
         } else {
-            (LAUNCHER_NEEDS.as_slice(), filter.launcher(record.privilege, &record.deny))
+            (0, Filter::launcher_needs(privilege, deny), filter.launcher(privilege, deny))
         };
-        Self { runsc, id: record.id(), elevation, launcher, env: Vec::new(), cwd: None, argv }
+        Self { runsc, id: record.id(), user, capabilities, launcher, env: Vec::new(), cwd: None, argv }
     }
 
-    /// By root, whatever the rights of the sandbox are.
-    pub(crate) fn as_root<const N: usize>(record: &Record, root: &Path, argv: [&str; N]) -> Command {
+    /// A shell script of ours, run by root with the right to mount, whatever the rights of the sandbox are.
+    pub(crate) fn as_root(record: &Record, root: &Path, script: &str) -> Command {
         let mut command = runsc(record, root);
-        command.args(["exec", "--user", "0:0", "--cwd", "/", &record.id()]).args(argv);
+        command.args(["exec", "--user", "0:0", "--cap", "CAP_SYS_ADMIN", "--cwd", "/"]);
+        command.args([&record.id(), "/bin/sh", "-c", script]);
         command
     }
 
@@ -79,11 +82,11 @@ impl Exec {
         if let Some(directory) = &self.cwd {
             command.arg("--cwd").arg(directory);
         }
-        if !self.elevation.is_empty() {
-            command.args(["--user", "0:0"]);
-        }
-        for capability in self.elevation {
-            command.args(["--cap", capability]);
+        // Always told: 2024-07 takes root unless it is, whoever the init is.
+        command.arg("--user").arg(format!("{0}:{0}", self.user));
+        // 2024-07 gives these instead of the init's, the later builds beside them.
+        for capability in &self.capabilities {
+            command.arg("--cap").arg(capability);
         }
         command.arg(&self.id).args(&self.launcher).args(&self.argv);
         command

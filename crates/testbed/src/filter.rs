@@ -1,9 +1,15 @@
 //! System calls that are refused in a sandbox, by seccomp as gVisor has it.
 //!
-//! `runsc --oci-seccomp` filters the init and what it starts: **a program that `runsc exec` starts has no filter**, whatever
-//! the configuration says (2024-07, 2026-02 and 2026-07 alike). So an exec installs the same filter itself before it runs
-//! its program ([`Filter::launcher`]). gVisor ignores the errno that a rule of the configuration asks for, and says EPERM;
-//! the launcher's filter answers with the one asked for.
+//! What `runsc --oci-seccomp` makes of the configuration's filter is not enough, as measured:
+//!
+//! | | 2024-07 | 2026-02 | 2026-07 |
+//! |---|---|---|---|
+//! | holds for the init and what it starts | yes | yes | yes |
+//! | holds for what `runsc exec` starts | **no** | **no** | yes |
+//! | the errno that a rule asks for | EPERM instead | EPERM instead | EPERM instead |
+//!
+//! So an exec installs the same filter itself before it runs its program ([`Filter::launcher`]), in every build. Where
+//! there are two filters, the errno of the later one holds.
 
 use std::collections::HashSet;
 
@@ -65,15 +71,23 @@ impl Filter {
 
     /// The words before a command line that run it behind this filter, with the user and the capabilities of the init.
     ///
-    /// They are to be run by root with [`LAUNCHER_NEEDS`]: then a filter needs no `no_new_privs`, which nobody asked to
-    /// set. Perl is in every Debian, and has system calls built in.
+    /// They are to be run by root with [`launcher_needs`](Self::launcher_needs): then a filter needs no `no_new_privs`,
+    /// which nobody asked to set. Perl is in every Debian, and has system calls built in.
     pub(crate) fn launcher(&self, privilege: Privilege, deny: &[Deny]) -> Vec<String> {
-        let capabilities = privilege.capabilities(deny);
         let id = privilege.id().to_string();
         let words = ["/usr/bin/perl", "-e", INSTALL_AND_RUN, &self.program()];
         let drop = ["/usr/bin/setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps=-all"];
-        let bounding = format!("--bounding-set={}", bounding_set(&capabilities));
+        let bounding = format!("--bounding-set={}", bounding_set(privilege.capabilities(deny)));
         words.into_iter().chain(drop).chain([&*bounding, "--"]).map(String::from).collect()
+    }
+
+    /// The capabilities that the launcher must have: what it leaves, and what it needs to leave no more.
+    pub(crate) fn launcher_needs(privilege: Privilege, deny: &[Deny]) -> Vec<String> {
+        use Capability::{Setgid, Setpcap, Setuid, SysAdmin};
+        let capabilities = &privilege.capabilities(deny) | &HashSet::from([SysAdmin, Setpcap, Setuid, Setgid]);
+        let mut names: Vec<_> = capabilities.iter().map(|it| format!("CAP_{it}")).collect();
+        names.sort();
+        names
     }
 
     /// The filter as seccomp(2) takes it, in hexadecimal digits.
@@ -88,11 +102,8 @@ impl Filter {
 const INSTALL_AND_RUN: &str = r#"$f = pack "H*", shift; $p = pack "S x6 P", length($f) / 8, $f;
 syscall(317, 1, 0, $p) == 0 or die "testbed: seccomp: $!\n"; exec {$ARGV[0]} @ARGV or die "testbed: $ARGV[0]: $!\n""#;
 
-/// What [`Filter::launcher`] needs beside the capabilities that it leaves.
-pub(crate) const LAUNCHER_NEEDS: [&str; 4] = ["CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_SETUID", "CAP_SETGID"];
-
 /// As setpriv(1) takes it.
-fn bounding_set(capabilities: &HashSet<Capability>) -> String {
+fn bounding_set(capabilities: HashSet<Capability>) -> String {
     let mut names: Vec<_> = capabilities.iter().map(|it| it.to_string().to_lowercase()).collect();
     names.sort();
     ["-all".to_owned()]

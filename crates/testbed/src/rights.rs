@@ -5,7 +5,7 @@
 //! | [`Privilege`] | user and capabilities, in the OCI configuration |
 //! | [`Deny::Mount`], [`Deny::Ptrace`], [`Deny::NetRaw`] | capabilities, too |
 //! | [`Deny::Mount`], [`Deny::Userns`], [`Deny::Ptrace`], [`Deny::Fuse`] | [system calls that are refused](crate::filter) |
-//! | [`Deny::Fuse`] | `/dev/fuse`, removed from gVisor's /dev once the sandbox runs |
+//! | [`Deny::Fuse`] | `/dev/fuse`, removed from /dev and from devtmpfs once the sandbox runs |
 //! | [`Deny::NetRaw`] | runsc without `--net-raw` |
 
 use std::{collections::HashSet, fmt};
@@ -33,15 +33,16 @@ pub enum Privilege {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Deny {
-    /// Mounting, also in user namespaces: no CAP_SYS_ADMIN, and all calls that mount or unmount fail with EPERM
+    /// Mounting, in user namespaces too: no CAP_SYS_ADMIN; calls that mount or unmount fail with EPERM
     Mount,
-    /// Making user namespaces: unshare and clone fail with EPERM, clone3 as a whole with ENOSYS, as in Docker's profile
+    /// Making user namespaces: unshare and clone fail with EPERM, clone3 with ENOSYS
     Userns,
-    /// Tracing: no CAP_SYS_PTRACE; ptrace, process_vm_readv and process_vm_writev fail with EPERM
+    /// Tracing: no CAP_SYS_PTRACE; ptrace and process_vm_readv, process_vm_writev fail with EPERM
     Ptrace,
-    /// FUSE: /dev/fuse is not there and mknod of it fails with EPERM
+    /// FUSE: no /dev/fuse, on a devtmpfs neither; making it fails with EPERM
     Fuse,
-    /// Raw and packet sockets: no CAP_NET_RAW, and runsc without --net-raw
+    /// Raw and packet sockets, hence iptables: no CAP_NET_RAW, no runsc --net-raw. A user namespace with a network
+    /// namespace of its own has them again in there; deny userns as well to prevent it
     NetRaw,
 }
 

@@ -197,9 +197,8 @@ impl Builder {
         self.write_bundle(claim, record)?;
         record.sandbox = Some(self.boot(claim, record, &layer)?);
         if record.deny.contains(&Deny::Fuse) {
-            // gVisor's /dev has it whatever the configuration says.
             let root = Files(&claim.directory).root();
-            succeed(&mut Exec::as_root(record, &root, ["rm", "-f", "/dev/fuse"]), &self.interrupt)?;
+            succeed(&mut Exec::as_root(record, &root, remove_fuse(&record.deny)), &self.interrupt)?;
         }
         claim.write(record)
     }
@@ -330,6 +329,15 @@ impl Sandbox {
             Some((claim, record)) => store.remove(claim, record.as_ref()).map(|()| true),
             None => Ok(false),
         }
+    }
+}
+
+/// gVisor's /dev has the device whatever the configuration says, and so has devtmpfs, which is one for all who mount it.
+fn remove_fuse(deny: &[Deny]) -> &'static str {
+    if deny.contains(&Deny::Mount) {
+        "rm -f /dev/fuse" // nobody mounts a devtmpfs, and in 2026-07 not even this script could
+    } else {
+        "rm -f /dev/fuse && unshare -m sh -c 'mount -t devtmpfs dev /mnt && rm -f /mnt/fuse'"
     }
 }
 

@@ -94,10 +94,7 @@ struct Options {
     /// Who programs inside are
     #[arg(long, value_enum, default_value_t)]
     privilege: Privilege,
-    /// Take a right away
-    ///
-    /// It is missing whatever the privilege: for root, and inside user namespaces. Each command that testbed runs in the
-    /// sandbox is held to that, and what it starts.
+    /// Take a right away, also from root; several times, or several with commas between
     #[arg(long, value_enum, value_delimiter = ',', value_name = "RIGHT")]
     deny: Vec<Deny>,
     /// The sandbox's root, which is 9p inside in any case
