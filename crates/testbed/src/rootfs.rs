@@ -6,8 +6,8 @@
 use std::{
     fs::{self, File},
     io,
-    io::{BufRead, BufReader, IsTerminal},
-    os::unix::process::CommandExt,
+    io::{BufRead, BufReader, IsTerminal, Write},
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     process::Stdio,
     thread,
@@ -21,8 +21,9 @@ use nix::{
 
 use crate::{
     error::{Error, IoContext, Result},
+    rights::{USER, USER_HOME, USER_ID},
     teardown::remove_tree,
-    tool::{Interrupt, UNSHARE, describe, mortal, require, spawn_failed, tail, wait},
+    tool::{Interrupt, UNSHARE, mortal, require, spawn, tail, wait},
 };
 
 const SUITE: &str = "bookworm";
@@ -41,8 +42,16 @@ const STRIP: [&str; 9] = [
     "var/log",
 ];
 
-/// The cached tree, made first when missing (a minute or two, told on stderr).
-pub(crate) fn prepare(cache: &Path, interrupt: &Interrupt) -> Result<PathBuf> {
+/// How many trees stay when a new one is made: switching between two versions of this program costs nothing.
+const KEPT: usize = 2;
+
+/// The cached tree, made first when missing (a minute or two, told on stderr). Then older ones go, except those that
+/// `in_use` has; it is none where that cannot be known.
+pub(crate) fn prepare(
+    cache: &Path,
+    in_use: impl FnOnce() -> Result<Option<Vec<PathBuf>>>,
+    interrupt: &Interrupt,
+) -> Result<PathBuf> {
     let parent = cache.join("rootfs");
     let tree = parent.join(key());
     if tree.exists() {
@@ -57,19 +66,22 @@ pub(crate) fn prepare(cache: &Path, interrupt: &Interrupt) -> Result<PathBuf> {
     let half = parent.join(format!("{}.new", key()));
     remove_tree(&half)?;
     eprintln!("testbed: making the Debian {SUITE} root of all sandboxes (once; takes 1-2 minutes)");
-    let made = debootstrap(&half, interrupt).and_then(|()| strip(&half));
+    let made = debootstrap(&half, interrupt).and_then(|()| strip(&half)).and_then(|()| add_user(&half));
     if let Err(error) = made {
         let _ = remove_tree(&half);
         return Err(error);
     }
     fs::rename(&half, &tree).io("rename", &half)?;
     eprintln!("testbed: the root is in {}", tree.display());
+    if let Some(in_use) = in_use()? {
+        prune(&parent, &in_use)?;
+    }
     Ok(tree)
 }
 
 /// Changes with everything that decides the tree's content.
 fn key() -> String {
-    let content = format!("{SUITE} {PACKAGES} {} {}", STRIP.join(" "), std::env::consts::ARCH);
+    let content = format!("{SUITE} {PACKAGES} {} {} {}", STRIP.join(" "), user().concat(), std::env::consts::ARCH);
     // FNV-1a: short, and the same in every version of this program.
     let hash = content
         .bytes()
@@ -103,14 +115,7 @@ fn debootstrap(target: &Path, interrupt: &Interrupt) -> Result<()> {
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--", "debootstrap", "--variant=minbase"]);
     command.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(target);
     command.args(mirror());
-    let name = describe(&command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|source| spawn_failed(&name, source))?;
+    let (mut child, name) = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let stdout = child.stdout.take().map(progress);
     let stderr = child.stderr.take().map(progress);
     let status = wait(&mut child, interrupt)?;
@@ -185,6 +190,48 @@ fn strip(tree: &Path) -> Result<()> {
     for directory in ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log/apt"] {
         let directory = tree.join(directory);
         fs::create_dir_all(&directory).io("create", &directory)?;
+    }
+    Ok(())
+}
+
+/// What is added to which file for the user of [`Privilege::Uid1000`](crate::Privilege::Uid1000).
+fn user() -> [String; 6] {
+    [
+        "etc/passwd".into(),
+        format!("{USER}:x:{USER_ID}:{USER_ID}::{USER_HOME}:/bin/bash\n"),
+        "etc/group".into(),
+        format!("{USER}:x:{USER_ID}:\n"),
+        "etc/shadow".into(),
+        format!("{USER}:*:20000:0:99999:7:::\n"),
+    ]
+}
+
+fn add_user(tree: &Path) -> Result<()> {
+    for pair in user().chunks_exact(2) {
+        let path = tree.join(&pair[0]);
+        let mut file = File::options().append(true).open(&path).io("open", &path)?;
+        file.write_all(pair[1].as_bytes()).io("write", &path)?;
+    }
+    let home = tree.join(USER_HOME.trim_start_matches('/'));
+    fs::create_dir(&home).io("create", &home)?;
+    chown(&home, Some(USER_ID), Some(USER_ID)).io("give away", home)
+}
+
+/// Removes all trees but the newest [`KEPT`] and those in use.
+fn prune(parent: &Path, in_use: &[PathBuf]) -> Result<()> {
+    let mut trees = Vec::new();
+    for entry in fs::read_dir(parent).io("list", parent)? {
+        let path = entry.io("list", parent)?.path();
+        // One that is being made has a dot in its name, as its lock has.
+        if path.is_dir() && path.extension().is_none() {
+            let made = path.symlink_metadata().and_then(|metadata| metadata.modified()).io("look at", &path)?;
+            trees.push((made, path));
+        }
+    }
+    trees.sort();
+    trees.truncate(trees.len().saturating_sub(KEPT));
+    for (_, tree) in trees.into_iter().filter(|(_, tree)| !in_use.contains(tree)) {
+        remove_tree(&tree)?;
     }
     Ok(())
 }
