@@ -5,6 +5,7 @@ mod down;
 mod image;
 mod kubectl;
 mod logs;
+mod probe;
 mod status;
 mod supervise;
 mod up;
@@ -42,6 +43,8 @@ enum Command {
     Version,
     Completion(completion::Args),
     #[command(hide = true)]
+    Probe(probe::Args),
+    #[command(hide = true)]
     Supervise(supervise::Args),
 }
 
@@ -57,17 +60,19 @@ enum Output {
 
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    let layout = layout(cli.data_dir)?;
-    match cli.command {
-        Command::Up(args) => up::run(&layout, &args),
-        Command::Down(args) => down::run(&layout, &args),
-        Command::Status(args) => status::run(&layout, &args),
-        Command::Logs(args) => logs::run(&layout, &args),
-        Command::Kubectl(args) => kubectl::run(&layout, &args),
-        Command::Image(command) => image::run(&layout, &command),
-        Command::Version => version::run(&layout),
+    let Cli { data_dir, command } = cli;
+    let layout = || layout(data_dir.clone());
+    match command {
+        Command::Up(args) => up::run(&layout()?, &args),
+        Command::Down(args) => down::run(&layout()?, &args),
+        Command::Status(args) => status::run(&layout()?, &args),
+        Command::Logs(args) => logs::run(&layout()?, &args),
+        Command::Kubectl(args) => kubectl::run(&layout()?, &args),
+        Command::Image(command) => image::run(&layout()?, &command),
+        Command::Version => version::run(&layout()?),
         Command::Completion(args) => completion::run(&args),
-        Command::Supervise(args) => supervise::run(&layout, &args),
+        Command::Probe(args) => probe::run(data_dir, &args),
+        Command::Supervise(args) => supervise::run(&layout()?, &args),
     }
 }
 
