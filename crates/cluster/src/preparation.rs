@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
-use terrarium_gaps::{GapId, Report};
+use terrarium_gaps::{GapId, Place, Report};
 use terrarium_remedies::{Choice, NODE_ADDRESS, Plan, Site, plan};
 
 use crate::component::{self, CommandLine, Spec};
@@ -16,8 +16,11 @@ use crate::{Error, Layout, Options, node};
 /// # Errors
 /// It could not be looked at.
 pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> Result<(Report, Plan), Error> {
-    let in_user_namespace = matches!(options.remedies.of(GapId::Privileges), Some(Choice::Rung(_)));
-    let report = terrarium_probes::probe(layout.data(), in_user_namespace)?;
+    let report = match options.remedies.of(GapId::Privileges) {
+        Some(Choice::Rung(_)) => terrarium_probes::probe_in(layout.data(), Place::UserNamespace)?,
+        Some(Choice::Nothing) => terrarium_probes::probe_in(layout.data(), Place::MountNamespace)?,
+        None => terrarium_probes::probe(layout.data())?,
+    };
     let plan = plan(&report, &options.remedies, &site(runtime_dir)?);
     Ok((report, plan))
 }

@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -20,6 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use terrarium_sys::ip_tables::{self, TableName};
 
 use crate::iptables::{Entry, Protocol, Table, TableError};
+use crate::node;
 
 /// The user chain that holds our rules.
 pub const CHAIN: &str = "TERRARIUM-EGRESS";
@@ -98,15 +99,24 @@ impl Egress {
 
     /// Installs the rules if they are not there; rules of ours that say something else give way.
     pub fn install(&self) -> Result<(), EgressError> {
-        let rules = self.rules();
-        NatTable::open()?.change(|table| {
-            if table.has_chain(POSTROUTING, CHAIN, &rules) {
-                return Ok(false);
-            }
-            table.remove_chain(POSTROUTING, CHAIN)?;
-            if table.add_chain(POSTROUTING, CHAIN, rules.clone()) { Ok(true) } else { Err(EgressError::NoPostrouting) }
-        })?;
+        NatTable::open()?.change(|table| self.install_in(table))?;
         Ok(())
+    }
+
+    /// The same without iptables' lock: in a network namespace that nobody else knows.
+    pub fn install_unlocked(&self) -> Result<(), EgressError> {
+        NatTable::open()?.change_unlocked(|table| self.install_in(table))?;
+        Ok(())
+    }
+
+    /// Whether the table was changed.
+    fn install_in(&self, table: &mut Table) -> Result<bool, EgressError> {
+        let rules = self.rules();
+        if table.has_chain(POSTROUTING, CHAIN, &rules) {
+            return Ok(false);
+        }
+        table.remove_chain(POSTROUTING, CHAIN)?;
+        if table.add_chain(POSTROUTING, CHAIN, rules) { Ok(true) } else { Err(EgressError::NoPostrouting) }
     }
 }
 
@@ -117,15 +127,7 @@ pub fn remove() -> Result<bool, EgressError> {
 
 /// The source address of the default route: what the kernel would send from to an address outside. Nothing is sent.
 pub fn default_node_ip() -> Result<Ipv4Addr, EgressError> {
-    let probe = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?; // TEST-NET-1, RFC 5737: nobody's own network
-        match socket.local_addr()?.ip() {
-            std::net::IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Ok(address),
-            _ => Err(io::Error::from(io::ErrorKind::AddrNotAvailable)),
-        }
-    };
-    probe().map_err(EgressError::NoNodeAddress)
+    node::from_default_route().map_err(EgressError::NoNodeAddress)
 }
 
 /// The nat table of the network namespace that this was opened in.
@@ -153,6 +155,10 @@ impl NatTable {
     /// Reads the table, has it changed and replaces it, all under the lock. `change` says whether it changed anything.
     fn change(&self, change: impl Fn(&mut Table) -> Result<bool, EgressError>) -> Result<bool, EgressError> {
         let _lock = lock()?;
+        self.change_unlocked(change)
+    }
+
+    fn change_unlocked(&self, change: impl Fn(&mut Table) -> Result<bool, EgressError>) -> Result<bool, EgressError> {
         let mut attempts = 1..ATTEMPTS;
         loop {
             let (mut table, replaced) = self.read()?;

@@ -19,6 +19,7 @@ mod ipam;
 pub mod iptables;
 pub mod netlink;
 mod netns;
+mod node;
 mod result;
 mod teardown;
 
@@ -31,6 +32,7 @@ pub use error::Error;
 pub use ipam::IpamError;
 pub use netlink::NetlinkError;
 pub use netns::NetnsError;
+pub use node::address as node_address;
 pub use result::{CniResult, Dns, Interface, IpConfig, RouteConfig};
 pub use teardown::{Teardown, teardown};
 

@@ -43,6 +43,8 @@ pub struct Link {
     pub mac: Option<Vec<u8>>,
     /// Bytes of the largest packet.
     pub mtu: u32,
+    /// Its kind, such as `veth`: gVisor does not tell it.
+    pub kind: Option<String>,
 }
 
 /// An IPv4 route with a device.
@@ -178,21 +180,38 @@ impl Netlink {
 
     /// Adds a route to the main table.
     pub fn add_route(&mut self, route: Route) -> Result<(), NetlinkError> {
+        let Route { destination, gateway, link } = route;
+        self.add_route_over(destination, gateway, Some(link))
+    }
+
+    /// Adds a route through a gateway without saying over which device, as `ip route add default via GATEWAY` does.
+    /// gVisor takes it, and it leads nowhere.
+    pub fn add_deviceless_route(&mut self, destination: Ipv4Net, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
+        self.add_route_over(destination, Some(gateway), None)
+    }
+
+    fn add_route_over(
+        &mut self,
+        destination: Ipv4Net,
+        gateway: Option<Ipv4Addr>,
+        link: Option<u32>,
+    ) -> Result<(), NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = route.destination.prefix_len();
+        message.header.destination_prefix_length = destination.prefix_len();
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::Boot;
-        message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+        message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
         message.header.kind = RouteType::Unicast;
-        if route.destination.prefix_len() > 0 {
-            message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination.addr())));
+        if destination.prefix_len() > 0 {
+            message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(destination.addr())));
         }
-        if let Some(gateway) = route.gateway {
+        if let Some(gateway) = gateway {
             message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
         }
-        message.attributes.push(RouteAttribute::Oif(route.link));
-        let action = format!("add a route to {} over link {}", route.destination, route.link);
+        message.attributes.extend(link.map(RouteAttribute::Oif));
+        let over = link.map_or_else(|| "no link".to_owned(), |link| format!("link {link}"));
+        let action = format!("add a route to {destination} over {over}");
         self.create(action, RouteNetlinkMessage::NewRoute(message))
     }
 
@@ -274,16 +293,24 @@ fn link_message(index: u32) -> LinkMessage {
 }
 
 fn link_of(message: LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, name: String::new(), mac: None, mtu: 0 };
+    let mut link = Link { index: message.header.index, name: String::new(), mac: None, mtu: 0, kind: None };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = Some(mac),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_of),
             _ => {}
         }
     }
     link
+}
+
+fn kind_of(info: &LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
 }
 
 fn address_of(message: &AddressMessage) -> Option<Ipv4Addr> {

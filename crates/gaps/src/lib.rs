@@ -5,10 +5,12 @@
 
 mod markdown;
 mod report;
+mod sysctls;
 mod table;
 
 pub use markdown::render;
-pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, SYSCTLS, Sysctl, Tried};
+pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, Sysctl, Tried};
+pub use sysctls::SYSCTLS;
 pub use table::TABLE;
 
 /// Names a gap. Stable: it appears in plans, journals and on the command line.

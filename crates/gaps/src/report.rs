@@ -302,15 +302,3 @@ impl Report {
 fn or_none(list: &str) -> &str {
     if list.is_empty() { "none" } else { list }
 }
-
-/// The sysctls that the kubelet sets at its start (its container manager's kernel settings) or reads for its figures, by
-/// their path below /proc/sys, and what each holds where the sandbox does not have it.
-pub const SYSCTLS: &[(&str, &str)] = &[
-    ("vm/overcommit_memory", "1"),
-    ("vm/panic_on_oom", "0"),
-    ("kernel/panic", "10"),
-    ("kernel/panic_on_oops", "1"),
-    ("kernel/pid_max", "4194304"),
-    ("kernel/keys/root_maxkeys", "1000000"),
-    ("kernel/keys/root_maxbytes", "25000000"),
-];

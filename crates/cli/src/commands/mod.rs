@@ -7,6 +7,7 @@ mod image;
 mod kubectl;
 mod logs;
 mod map_ids;
+mod probe;
 mod status;
 mod supervise;
 mod up;
@@ -46,6 +47,8 @@ enum Command {
     Completion(completion::Args),
     Exec(exec::Args),
     #[command(hide = true)]
+    Probe(probe::Args),
+    #[command(hide = true)]
     Supervise(supervise::Args),
     #[command(hide = true, name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
@@ -77,19 +80,21 @@ enum Output {
 
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    let layout = layout(cli.data_dir)?;
-    match cli.command {
-        Command::Up(args) => up::run(&layout, &args),
-        Command::Down(args) => down::run(&layout, &args),
-        Command::Status(args) => status::run(&layout, &args),
-        Command::Logs(args) => logs::run(&layout, &args),
-        Command::Kubectl(args) => kubectl::run(&layout, &args),
-        Command::Image(command) => image::run(&layout, &command),
-        Command::Version => version::run(&layout),
+    let Cli { data_dir, command } = cli;
+    let layout = || layout(data_dir.clone());
+    match command {
+        Command::Up(args) => up::run(&layout()?, &args),
+        Command::Down(args) => down::run(&layout()?, &args),
+        Command::Status(args) => status::run(&layout()?, &args),
+        Command::Logs(args) => logs::run(&layout()?, &args),
+        Command::Kubectl(args) => kubectl::run(&layout()?, &args),
+        Command::Image(command) => image::run(&layout()?, &command),
+        Command::Version => version::run(&layout()?),
         Command::Completion(args) => completion::run(&args),
-        Command::Exec(args) => exec::run(&layout, &args),
-        Command::Supervise(args) => supervise::run(&layout, &args),
+        Command::Exec(args) => exec::run(&layout()?, &args),
         Command::MapIds(args) => map_ids::run(&args),
+        Command::Probe(args) => probe::run(data_dir, &args),
+        Command::Supervise(args) => supervise::run(&layout()?, &args),
     }
 }
 

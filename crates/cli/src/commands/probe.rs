@@ -1,0 +1,37 @@
+//! `terrarium probe`: what this sandbox does, as JSON; and the processes by which that is found out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use terrarium_cluster::default_data_dir;
+use terrarium_gaps::Place;
+
+/// Try what this sandbox does and print the report as JSON
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Be that part of the probe
+    #[arg(long, value_name = "NAME")]
+    part: Option<String>,
+
+    /// Try it in this place instead of the best one
+    #[arg(long, value_parser = place)]
+    place: Option<Place>,
+}
+
+fn place(name: &str) -> Result<Place, serde_json::Error> {
+    serde_json::from_value(name.into())
+}
+
+pub fn run(data_dir: Option<PathBuf>, args: &Args) -> Result<ExitCode> {
+    let data_dir = data_dir.map_or_else(|| Ok(default_data_dir()), std::path::absolute)?;
+    if let Some(part) = &args.part {
+        return Ok(terrarium_probes::run_part(part, &data_dir, args.place));
+    }
+    let report = match args.place {
+        None => terrarium_probes::probe(&data_dir),
+        Some(place) => terrarium_probes::probe_in(&data_dir, place),
+    }?;
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(ExitCode::SUCCESS)
+}
