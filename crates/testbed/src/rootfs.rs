@@ -238,6 +238,8 @@ fn prune(parent: &Path, in_use: &[PathBuf]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -251,6 +253,37 @@ mod tests {
                    Suites: bookworm bookworm-updates\nComponents: main\n";
         assert_eq!(archive_of(new).as_deref(), Some("http://archive.example/debian"));
         assert_eq!(archive_of("deb http://archive.example/debian trixie main\n"), None);
+    }
+
+    #[test]
+    fn the_newest_trees_and_those_in_use_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        for (age, name) in ["new", "newer.new", "old", "older", "oldest"].into_iter().enumerate() {
+            fs::create_dir(path(name)).unwrap();
+            let made = SystemTime::now() - Duration::from_secs(60 * age as u64);
+            File::open(path(name)).unwrap().set_modified(made).unwrap();
+            fs::write(path(&format!("{name}.lock")), "").unwrap();
+        }
+        prune(parent.path(), &[path("oldest")]).unwrap();
+        let left = |name: &&str| path(name).exists();
+        let all = ["new", "newer.new", "old", "older", "oldest", "older.lock"];
+        let left: Vec<_> = all.into_iter().filter(left).collect();
+        assert_eq!(left, ["new", "newer.new", "old", "oldest", "older.lock"]);
+    }
+
+    #[test]
+    fn the_user_of_uid1000_is_added() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir_all(tree.path().join("etc")).unwrap();
+        fs::create_dir(tree.path().join("home")).unwrap();
+        for name in ["passwd", "group", "shadow"] {
+            fs::write(tree.path().join("etc").join(name), "root:x:0:0\n").unwrap();
+        }
+        let made = add_user(tree.path());
+        assert!(made.is_ok() || !nix::unistd::geteuid().is_root(), "{made:?}"); // only root gives directories away
+        let passwd = fs::read_to_string(tree.path().join("etc/passwd")).unwrap();
+        assert_eq!(passwd, "root:x:0:0\nuser:x:1000:1000::/home/user:/bin/bash\n");
     }
 
     #[test]
