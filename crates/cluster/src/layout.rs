@@ -284,7 +284,7 @@ impl Layout {
 }
 
 /// Makes a directory that only its owner may look into.
-fn make_private(path: &Path) -> Result<(), Error> {
+pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
     let make = DirBuilder::new().recursive(true).mode(0o700).create(path);
     make.map_err(Error::io("make the directory", path))
 }

@@ -2,9 +2,11 @@
 
 mod completion;
 mod down;
+mod guard;
 mod image;
 mod kubectl;
 mod logs;
+mod run_component;
 mod status;
 mod supervise;
 mod up;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use terrarium_cluster::{DEFAULT_DATA_DIR, Layout, refuse_another, running_data_dir};
+use terrarium_cluster::{DEFAULT_DATA_DIR, Layout, RUN_COMPONENT, chain, refuse_another, revive, running_data_dir};
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
@@ -42,7 +44,11 @@ enum Command {
     Version,
     Completion(completion::Args),
     #[command(hide = true)]
+    Guard(guard::Args),
+    #[command(hide = true)]
     Supervise(supervise::Args),
+    #[command(hide = true, name = RUN_COMPONENT)]
+    RunComponent(run_component::Args),
 }
 
 /// How data is printed.
@@ -58,6 +64,9 @@ enum Output {
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let layout = layout(cli.data_dir)?;
+    if cli.command.uses_the_cluster() {
+        watch_again(&layout);
+    }
     match cli.command {
         Command::Up(args) => up::run(&layout, &args),
         Command::Down(args) => down::run(&layout, &args),
@@ -67,7 +76,25 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Image(command) => image::run(&layout, &command),
         Command::Version => version::run(&layout),
         Command::Completion(args) => completion::run(&args),
+        Command::Guard(args) => guard::run(&layout, &args),
         Command::Supervise(args) => supervise::run(&layout, &args),
+        Command::RunComponent(args) => run_component::run(&layout, &args),
+    }
+}
+
+impl Command {
+    /// Whether it looks at or uses a cluster that runs, and neither starts nor stops one.
+    fn uses_the_cluster(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::Logs(_) | Self::Kubectl(_) | Self::Image(_))
+    }
+}
+
+/// Starts guardian and supervisor again if both are gone while the cluster runs, and says so.
+fn watch_again(layout: &Layout) {
+    match revive(layout) {
+        Ok(false) => {}
+        Ok(true) => eprintln!("neither guardian nor supervisor was there; they watch over the cluster again"),
+        Err(error) => eprintln!("warning: nobody watches over the cluster: {}", chain(&error)),
     }
 }
 

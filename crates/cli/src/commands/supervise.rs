@@ -1,10 +1,11 @@
-//! `terrarium supervise`: the background process that `up` starts.
+//! `terrarium supervise`: the background process that brings the cluster up.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use terrarium_cluster::{Layout, supervisor};
+use terrarium_cluster::Layout;
+use terrarium_cluster::supervisor::{self, Call};
 use tracing_subscriber::EnvFilter;
 
 /// Keep the cluster running until SIGTERM, then take it down
@@ -13,6 +14,14 @@ pub struct Args {
     /// When the user asked for the cluster, in milliseconds since 1970
     #[arg(long, value_name = "MILLISECONDS")]
     since: Option<u64>,
+
+    /// Go on with a cluster that lost its supervisor, and start no other
+    #[arg(long)]
+    resume: bool,
+
+    /// The process that started this one to watch over it
+    #[arg(long, value_name = "PID")]
+    guardian: Option<i32>,
 }
 
 /// That the API does not answer while it starts is no news.
@@ -27,6 +36,6 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = args.since.map_or(Duration::ZERO, |since| now.saturating_sub(Duration::from_millis(since)));
     let start = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-    supervisor::run(layout, start)?;
+    supervisor::run(layout, Call { start, resume: args.resume, guardian: args.guardian })?;
     Ok(ExitCode::SUCCESS)
 }
