@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -16,7 +17,6 @@ use terrarium_cni::egress::Egress;
 use terrarium_cni::netlink::{Link, Netlink, NetlinkError, Route};
 use terrarium_gaps::{Network, Tried};
 
-use crate::cgroups::in_thread;
 use crate::failure::{Doing as _, Failure};
 use crate::{nftables, sysctl};
 
@@ -60,6 +60,12 @@ pub(crate) fn failed(why: &Failure) -> Network {
 
 fn address() -> Tried {
     terrarium_cni::node_address().ok_or_else(|| Failure::new("there is none but loopback's")).into()
+}
+
+/// Runs this in a thread, whose namespaces go with it.
+fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let thread = thread::Builder::new().spawn(work).doing("start a thread")?;
+    thread.join().map_err(|_| Failure::new("a probe panicked"))
 }
 
 /// What the calling thread can do in network namespaces that it makes: it is in the second of them then.
