@@ -7,7 +7,7 @@ use terrarium_remedies::Setting;
 
 use crate::config::{self, Network};
 use crate::pki::{self, key_files};
-use crate::{Error, Layout};
+use crate::{Error, Layout, Options, node};
 
 /// Names a component: in logs, records, `status` and dependencies.
 pub(crate) type Name = &'static str;
@@ -77,11 +77,38 @@ pub(crate) struct Spec<'a> {
     pub(crate) settings: Vec<Setting>,
 }
 
+impl<'a> Spec<'a> {
+    pub(crate) fn new(layout: &'a Layout, address: Ipv4Addr, settings: Vec<Setting>) -> Self {
+        Self { layout, node: node::name(), address, network: Network::default(), settings }
+    }
+}
+
+impl CommandLine {
+    pub(crate) fn words(&self) -> Vec<String> {
+        std::iter::once(self.program.to_string_lossy().into_owned()).chain(self.args.iter().cloned()).collect()
+    }
+}
+
+impl Component {
+    /// The command of a service, or those of a task.
+    pub(crate) fn command_lines(&self) -> impl Iterator<Item = &CommandLine> {
+        let (service, task) = match &self.runs {
+            Runs::Service { command, .. } => (Some(command), [].as_slice()),
+            Runs::Task(steps) => (None, steps.as_slice()),
+        };
+        service.into_iter().chain(task.iter().map(|step| &step.command))
+    }
+}
+
 /// The components of a cluster.
 ///
 /// # Errors
 /// A program is missing, or the image archives cannot be listed.
-pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
+pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Component>, Error> {
+    let server = server(spec)?;
+    if options.control_plane_only {
+        return Ok(vec![server]);
+    }
     let layout = spec.layout;
     let kubernetes = layout.component("kubernetes")?;
     let path = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -90,11 +117,7 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
     let beside = kubernetes.parent().map(|directory| directory.to_path_buf()).unwrap_or_default();
     let search_path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", beside.display());
 
-    let no_proxy = no_proxy(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok());
-    let env = |more: &[(&'static str, &String)]| {
-        let all = [("NO_PROXY", &no_proxy), ("no_proxy", &no_proxy)].into_iter().chain(more.iter().copied());
-        all.map(|(key, value)| (key, value.clone())).collect::<Vec<_>>()
-    };
+    let env: Vec<_> = environment(spec).into_iter().chain([("PATH", search_path)]).collect();
     let imports = layout.image_archives()?.into_iter().map(|archive| {
         // An archive of the user's that containerd refuses must not keep the cluster from starting.
         let essential = !archive.starts_with(layout.imported_images());
@@ -110,20 +133,11 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
                     program: layout.component("containerd")?,
                     args: vec!["--config".to_owned(), path(layout.config("containerd.toml"))],
                 },
-                env: env(&[("PATH", &search_path)]),
+                env: env.clone(),
                 ready: Readiness::Socket(socket.clone()),
             },
         },
-        Component {
-            name: SERVER,
-            label: "API",
-            needs: &[],
-            runs: Runs::Service {
-                command: CommandLine { program: kubernetes.clone(), args: server_args(spec) },
-                env: env(&[]),
-                ready: Readiness::Api,
-            },
-        },
+        server,
         Component {
             name: IMAGES,
             label: "images",
@@ -146,11 +160,23 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
                         format!("--node-ip={}", spec.address),
                     ],
                 },
-                env: env(&[("PATH", &search_path)]),
+                env,
                 ready: Readiness::Node(spec.node.clone()),
             },
         },
     ])
+}
+
+/// The control plane and its store.
+fn server(spec: &Spec<'_>) -> Result<Component, Error> {
+    let command = CommandLine { program: spec.layout.component("kubernetes")?, args: server_args(spec) };
+    let runs = Runs::Service { command, env: environment(spec), ready: Readiness::Api };
+    Ok(Component { name: SERVER, label: "API", needs: &[], runs })
+}
+
+fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {
+    let no_proxy = no_proxy(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok());
+    ["NO_PROXY", "no_proxy"].map(|name| (name, no_proxy.clone())).to_vec()
 }
 
 /// What the components must not look for behind the proxy that the environment may name: the cluster's own addresses. The

@@ -153,8 +153,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::Layout;
     use crate::component::{self, Runs};
+    use crate::{Layout, Options};
 
     fn layout() -> (TempDir, Layout) {
         let (root, layout) = Layout::temporary();
@@ -207,7 +207,7 @@ mod tests {
     fn what_runs_with_which_arguments() {
         let (root, layout) = layout();
         let mut text = String::new();
-        for component in component::components(&spec(&layout)).unwrap() {
+        for component in component::components(&spec(&layout), &Options::default()).unwrap() {
             text += &format!("{} ({}), needs {:?}\n", component.name, component.label, component.needs);
             let (commands, rest) = match component.runs {
                 Runs::Service { command, mut env, ready } => {

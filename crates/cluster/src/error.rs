@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use terrarium_remedies::Open;
+
 /// Why a cluster could not be started, stopped or looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -30,9 +32,12 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
-    /// The rights that every remedy needs are missing.
-    #[error("this needs root with CAP_SYS_ADMIN: the cluster runs in a mount namespace of its own")]
-    NotRoot,
+    /// The sandbox could not be looked at.
+    #[error(transparent)]
+    Probe(#[from] terrarium_probes::Error),
+    /// Gaps for which nothing can be done here, and without which no Pod runs.
+    #[error("Pods cannot run in this sandbox: {}", obstacles(.0))]
+    Obstacles(Vec<Open>),
     /// A key or certificate could not be made.
     #[error("cannot issue a certificate")]
     Certificate(#[source] rcgen::Error),
@@ -119,6 +124,10 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+}
+
+fn obstacles(open: &[Open]) -> String {
+    open.iter().map(|open| format!("{} ({})", open.gap, open.why)).collect::<Vec<_>>().join(", ")
 }
 
 impl Error {

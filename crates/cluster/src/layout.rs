@@ -13,11 +13,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// The data directory unless the user names another.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/terrarium";
+/// The data directory unless the user names another: root's, or in the user's home (XDG Base Directory Specification).
+#[must_use]
+pub fn default_data_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return "/var/lib/terrarium".into();
+    }
+    xdg("XDG_DATA_HOME", ".local/share").join("terrarium")
+}
 
-/// Runtime files. One cluster runs in a sandbox, so there is one such place.
-const RUNTIME_DIR: &str = "/run/terrarium";
+/// Runtime files. One cluster of a user's runs in a sandbox, so there is one such place.
+fn runtime_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return "/run/terrarium".into();
+    }
+    // Not XDG_RUNTIME_DIR: that may not exist, and goes when its user logs out, and a cluster stays.
+    xdg("XDG_STATE_HOME", ".local/state").join("terrarium")
+}
+
+/// A directory of the user's: the variable's, if it is absolute as the specification wants it, else one in their home.
+fn xdg(variable: &str, fallback: &str) -> PathBuf {
+    let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| "/".into()).join(fallback))
+}
 
 /// The layout of the data directory that this program reads and writes.
 const FORMAT: u32 = 1;
@@ -48,7 +66,7 @@ impl Layout {
         let prefix = program.ancestors().nth(2).unwrap_or(Path::new("/")).to_owned();
         Ok(Self {
             data: data.into(),
-            runtime: RUNTIME_DIR.into(),
+            runtime: runtime_dir(),
             components: std::env::var_os("TERRARIUM_COMPONENTS")
                 .map_or_else(|| prefix.join("libexec/terrarium"), PathBuf::from),
             images: prefix.join("share/terrarium/images"),
@@ -266,6 +284,17 @@ impl Layout {
         self.runtime.join("progress")
     }
 
+    /// What `terrarium exec` keeps, beside the runtime directory: that goes with the cluster.
+    pub(crate) fn exec(&self) -> PathBuf {
+        let mut name = self.runtime.file_name().unwrap_or_default().to_owned();
+        name.push("-exec");
+        self.runtime.with_file_name(name)
+    }
+
+    pub(crate) fn options(&self) -> PathBuf {
+        self.runtime.join("options.json")
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
         self.runtime.join("journal")
     }
@@ -284,7 +313,7 @@ impl Layout {
 }
 
 /// Makes a directory that only its owner may look into.
-fn make_private(path: &Path) -> Result<(), Error> {
+pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
     let make = DirBuilder::new().recursive(true).mode(0o700).create(path);
     make.map_err(Error::io("make the directory", path))
 }

@@ -12,7 +12,7 @@ use terrarium_remedies::Journal;
 use crate::component::SUPERVISOR;
 use crate::events::{self, Events, Stage};
 use crate::process::{self, ProcessRef, wait_until};
-use crate::{Error, Event, Layout, logs, supervisor};
+use crate::{Error, Event, Layout, Options, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -40,11 +40,13 @@ pub enum Outcome {
 ///
 /// # Errors
 /// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting.
-pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
+pub fn up(
+    layout: &Layout,
+    options: &Options,
+    limit: Duration,
+    mut on_event: impl FnMut(&Event),
+) -> Result<Outcome, Error> {
     let start = Instant::now();
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
     refuse_another(layout)?;
     if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
         match events::stage(layout)? {
@@ -64,6 +66,7 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     let mut child = Command::new(&program)
         .args(["supervise", "--since", &since.to_string(), "--data-dir"])
         .arg(layout.data())
+        .args(options.arguments())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log)
@@ -116,7 +119,7 @@ pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
     let Some(data_dir) = running_data_dir(layout).filter(|data_dir| data_dir != layout.data()) else { return Ok(()) };
     let is_there = process::recorded(layout, SUPERVISOR).is_some()
         || Journal::open(&layout.journal())?
-            .is_some_and(|journal| journal.namespace().members().is_ok_and(|members| !members.is_empty()));
+            .is_some_and(|journal| journal.members().is_ok_and(|members| !members.is_empty()));
     if is_there { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
 }
 
@@ -164,9 +167,6 @@ fn follow(
 /// # Errors
 /// Something could not be stopped or undone; calling it again goes on from there.
 pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
     refuse_another(layout)?;
     let mut was_running = false;
     if layout.runtime().exists() {
@@ -205,6 +205,8 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use terrarium_remedies::Isolation;
+
     use super::*;
     use crate::events::Progress;
 
@@ -271,7 +273,7 @@ mod tests {
 
         // Its supervisor was killed; what it mounted and started is still there.
         fs::remove_file(layout.record(SUPERVISOR)).unwrap();
-        drop(Journal::create(&layout.journal()).unwrap());
+        drop(Journal::create(&layout.journal(), Isolation::Mount).unwrap());
         assert!(matches!(refuse_another(&layout), Err(Error::AlreadyRunning { .. })));
 
         fs::write(layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes()).unwrap();

@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 use terrarium_cni::{DEFAULT_MTU, NetworkSettings, network_config};
+use terrarium_remedies::Setting;
 
 use crate::component::Spec;
 use crate::{Error, Layout};
@@ -11,14 +12,19 @@ use crate::{Error, Layout};
 /// The list of CNI plugins: ours alone.
 pub(crate) fn config(spec: &Spec<'_>) -> Value {
     let network = &spec.network;
+    let allowed = spec.settings.iter().find_map(|setting| match setting {
+        Setting::PodNetwork { ip_forward, ip_masq } => Some((*ip_forward, *ip_masq)),
+        _ => None,
+    });
+    let (ip_forward, ip_masq) = allowed.unwrap_or((true, true));
     network_config(&NetworkSettings {
         pod_cidr: network.pods,
         cluster_cidr: network.pods,
         gateway: network.gateway(),
         node_ip: Some(spec.address),
         mtu: DEFAULT_MTU,
-        ip_masq: true,
-        ip_forward: true,
+        ip_masq,
+        ip_forward,
         ipam_data_dir: spec.layout.cni("leases"),
     })
 }

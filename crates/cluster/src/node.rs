@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use crate::Error;
-
 /// The longest name that is also a label's value (kubernetes.io/hostname), in bytes.
 const NAME_LIMIT: usize = 63;
 
@@ -27,8 +25,8 @@ fn sanitized(host: &str) -> String {
 }
 
 /// The node's address: the one that the default route sends from, else the first that is not loopback.
-pub(crate) fn address() -> Result<Ipv4Addr, Error> {
-    from_default_route().or_else(from_interfaces).ok_or(Error::NoAddress)
+pub(crate) fn address() -> Option<Ipv4Addr> {
+    from_default_route().or_else(from_interfaces)
 }
 
 fn from_default_route() -> Option<Ipv4Addr> {

@@ -10,9 +10,9 @@ use procfs::process::all_processes;
 use serde::Serialize;
 use terrarium_remedies::Journal;
 
-use crate::component::{KUBELET, SERVER, SERVICES, SUPERVISOR};
+use crate::component::{KUBELET, SERVER, SUPERVISOR};
 use crate::events::Events;
-use crate::{Error, Event, Layout, process, readiness};
+use crate::{Error, Event, Layout, Options, process, readiness};
 
 /// The state of a cluster.
 #[derive(Debug, Serialize)]
@@ -84,7 +84,7 @@ pub fn server_runs(layout: &Layout) -> bool {
 /// Files that are there cannot be read. A cluster that does not answer is a state, not an error.
 pub fn look(layout: &Layout) -> Result<Status, Error> {
     let components: Vec<ComponentStatus> = std::iter::once(&SUPERVISOR)
-        .chain(SERVICES)
+        .chain(Options::kept(layout)?.services())
         .map(|name| {
             let process = process::recorded(layout, name);
             ComponentStatus {
@@ -145,7 +145,7 @@ fn ask_api(layout: &Layout) -> (bool, Vec<NodeStatus>, BTreeMap<String, usize>) 
 /// and its shim for an ancestor.
 fn resident_bytes(layout: &Layout) -> Result<u64, Error> {
     let Some(journal) = Journal::open(&layout.journal())? else { return Ok(0) };
-    let mut ours: BTreeSet<i32> = journal.namespace().members().unwrap_or_default().into_iter().collect();
+    let mut ours: BTreeSet<i32> = journal.members().unwrap_or_default().into_iter().collect();
     let parents: Vec<(i32, i32)> = all_processes()
         .into_iter()
         .flatten()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::all_processes;
-use terrarium_remedies::{Journal, POD_CGROUP_ROOT};
+use terrarium_remedies::{Isolation, Journal, POD_CGROUP_ROOT};
 
 use crate::component::{CONTAINERD, KUBELET, Name, SERVER};
 use crate::process::{self, wait_until};
@@ -28,7 +28,7 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
     if let Some(journal) = &journal {
         stop_pods();
         // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
-        let members = journal.namespace().members().unwrap_or_default();
+        let members = journal.members().unwrap_or_default();
         let services = [CONTAINERD, SERVER].map(|name| process::recorded(layout, name).map(|process| process.pid));
         let own = std::process::id().cast_signed();
         for pid in members {
@@ -41,7 +41,10 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
         result = result.and(stop_service(layout, name));
     }
     if let Some(journal) = journal {
-        result = result.and(network::teardown());
+        // A network namespace of the cluster's own takes all of it along.
+        if journal.isolation() == Isolation::Mount {
+            result = result.and(network::teardown());
+        }
         result = result.and(journal.revert().map_err(Error::from));
     }
     if result.is_ok() {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,17 +13,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
-use terrarium_remedies::{Journal, Site, apply_all, namespace};
+use terrarium_remedies::{Isolation, Journal, NODE_ADDRESS, Plan, namespace};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{interval, sleep};
 
 use crate::component::{self, CommandLine, Component, Name, Readiness, Runs, SUPERVISOR, Spec, Step};
-use crate::config::{self, Network};
+use crate::config;
 use crate::events::Progress;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, logs, node, readiness, stop};
+use crate::{Error, Event, Layout, Options, forwarder, logs, node, preparation, readiness, stop};
 
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(40);
@@ -47,7 +48,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The cluster could not be brought up, or not be taken down. What could be undone is undone.
-pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
+pub fn run(layout: &Layout, options: &Options, start: Instant) -> Result<(), Error> {
     // Away from the terminal of whoever called `up`: neither its Ctrl-C nor its end is for the cluster. It fails for
     // who leads a group of processes already, called by hand from a shell: then that is what was asked for.
     let _ = nix::unistd::setsid();
@@ -59,7 +60,7 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
     // The last one: who finds the record finds what belongs to it.
     process::record(layout, SUPERVISOR, &own)?;
-    let result = bring_up_and_serve(layout, &progress);
+    let result = bring_up_and_serve(layout, options, &progress);
     if let Err(error) = &result {
         progress.report(&Event::Failed { message: crate::error::chain(error) });
     }
@@ -73,7 +74,7 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
 pub(crate) fn stop_orphaned(layout: &Layout, _lock: &File) -> Result<(), Error> {
     let journal = Journal::open(&layout.journal())?;
     if let Some(journal) = &journal {
-        journal.namespace().join()?;
+        journal.join()?;
     }
     stop::stop_cluster(layout, journal)
 }
@@ -118,43 +119,77 @@ pub(crate) fn lock(layout: &Layout) -> Result<File, Error> {
     }
 }
 
-fn bring_up_and_serve(layout: &Layout, progress: &Progress) -> Result<(), Error> {
-    let (mut journal, adopted) = match Journal::open(&layout.journal())? {
-        Some(journal) if journal.namespace().join()? => (journal, true),
-        leftover => {
-            stop::stop_cluster(layout, leftover)?;
-            layout.prepare()?;
-            namespace::enter_new()?;
-            (Journal::create(&layout.journal())?, false)
-        }
-    };
-    let result =
-        components(layout, progress, &mut journal, adopted).and_then(|components| serve(layout, progress, components));
+fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress) -> Result<(), Error> {
+    const STEP: &str = "remedies";
+    progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
+    let mut ground = Ground::find_or_make(layout, asked)?;
+    let result = components(layout, &mut ground).and_then(|components| {
+        progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
+        serve(layout, progress, components, ground.listener)
+    });
     progress.report(&Event::Stopping);
-    let stopped = stop::stop_cluster(layout, Some(journal));
+    let stopped = stop::stop_cluster(layout, Some(ground.journal));
     result.and(stopped)
 }
 
+/// What a cluster stands on: its namespaces, which this process is in, and what is written down about them.
+struct Ground {
+    journal: Journal,
+    options: Options,
+    /// What is still to be done; nothing for a cluster that is gone on with.
+    plan: Option<Plan>,
+    /// Where the caller reaches an API server in a network namespace of its own.
+    listener: Option<TcpListener>,
+}
+
+impl Ground {
+    /// Goes on with the cluster that is here, or clears up what one left and makes the ground for a new one.
+    fn find_or_make(layout: &Layout, asked: &Options) -> Result<Self, Error> {
+        let leftover = Journal::open(&layout.journal())?;
+        if let Some(journal) = &leftover
+            && let Some(listener) = join(layout, journal)?
+            && let Some(journal) = leftover
+        {
+            return Ok(Self { journal, options: Options::kept(layout)?, plan: None, listener });
+        }
+        stop::stop_cluster(layout, leftover)?;
+        layout.prepare()?;
+        let plan = preparation::plan_start(layout, asked)?;
+        asked.keep(layout)?;
+        let listener = forwarder::listen(plan.isolation)?;
+        namespace::enter_new(plan.isolation)?;
+        let journal = Journal::create(&layout.journal(), plan.isolation)?;
+        Ok(Self { journal, options: asked.clone(), plan: Some(plan), listener })
+    }
+}
+
+/// Moves this process into the namespaces of the cluster that is here; `None` if none is.
+fn join(layout: &Layout, journal: &Journal) -> Result<Option<Option<TcpListener>>, Error> {
+    if journal.isolation() == Isolation::Nothing {
+        let lives = process::recorded(layout, component::SERVER).is_some();
+        return Ok(lives.then_some(None));
+    }
+    if journal.members().is_ok_and(|members| members.is_empty()) {
+        return Ok(None);
+    }
+    let listener = forwarder::listen(journal.isolation())?;
+    Ok(journal.join()?.then_some(listener))
+}
+
 /// The components to run, with the gaps closed and the configuration written. A cluster that is gone on with has both.
-fn components(
-    layout: &Layout,
-    progress: &Progress,
-    journal: &mut Journal,
-    adopted: bool,
-) -> Result<Vec<Component>, Error> {
-    const STEP: &str = "remedies";
-    progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
-    let settings = if adopted {
-        journal.settings().cloned().collect()
-    } else {
-        apply_all(&Site { runtime_dir: layout.runtime().to_owned() }, journal)?
-    };
-    let spec = Spec { layout, node: node::name(), address: node::address()?, network: Network::default(), settings };
-    if !adopted {
+fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Error> {
+    let Ground { journal, options, plan, .. } = ground;
+    if let Some(plan) = plan {
+        plan.apply(journal)?;
+    }
+    // Nobody is ever sent to a control plane without a node.
+    let fallback = options.control_plane_only.then_some(NODE_ADDRESS);
+    let address = node::address().or(fallback).ok_or(Error::NoAddress)?;
+    let spec = Spec::new(layout, address, journal.settings().cloned().collect());
+    if plan.is_some() {
         config::write_all(&spec)?;
     }
-    progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
-    component::components(&spec)
+    component::components(&spec, options)
 }
 
 /// What the tasks that run the components share.
@@ -168,7 +203,12 @@ struct Shared {
 }
 
 /// Runs the components until a signal says stop, or one of them turns out not to start.
-fn serve(layout: &Layout, progress: &Progress, components: Vec<Component>) -> Result<(), Error> {
+fn serve(
+    layout: &Layout,
+    progress: &Progress,
+    components: Vec<Component>,
+    listener: Option<TcpListener>,
+) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -179,6 +219,9 @@ fn serve(layout: &Layout, progress: &Progress, components: Vec<Component>) -> Re
         let ready = components.iter().map(|component| (component.name, watch::Sender::new(false))).collect();
         let client = readiness::client(layout).await?;
         let shared = Rc::new(Shared { layout: layout.clone(), client, ready, failures, events });
+        if let Some(listener) = listener {
+            tokio::task::spawn_local(forwarder::forward(listener));
+        }
         let mut waiting = components.len();
         for component in components {
             tokio::task::spawn_local(run_component(shared.clone(), component));

@@ -155,13 +155,15 @@ impl Netlink {
 
     /// Gives a link an address of its own, with no network behind it (/32).
     pub fn add_address(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 32;
-        message.header.index = link;
-        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
-        message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
-        self.create(format!("add address {address} to link {link}"), RouteNetlinkMessage::NewAddress(message))
+        let message = RouteNetlinkMessage::NewAddress(own_address(link, address));
+        self.create(format!("add address {address} to link {link}"), message)
+    }
+
+    /// Takes such an address away again.
+    pub fn delete_address(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::DelAddress(own_address(link, address));
+        self.request(format!("delete address {address} of link {link}"), message, NLM_F_ACK)?;
+        Ok(())
     }
 
     /// The IPv4 routes of the main table that name a device.
@@ -272,6 +274,16 @@ impl Netlink {
             }
         }
     }
+}
+
+fn own_address(link: u32, address: Ipv4Addr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = link;
+    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
+    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
+    message
 }
 
 fn link_message(index: u32) -> LinkMessage {

@@ -3,21 +3,28 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 use serde::{Deserialize, Serialize};
+use terrarium_cni::netlink::Netlink;
 
-use crate::namespace;
+use crate::{Isolation, namespace};
 
 /// One change to the sandbox, or one setting of a component.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Action {
-    /// Makes a directory, mode 0755, if it is not there. Undone only if it is empty then.
+    /// Makes a directory, mode 0755, and those above it that are not there. Undone only where empty then.
     CreateDir {
-        /// Its path; the parent exists.
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Makes a cgroup, if it is not there. Undone with all cgroups below it, which hold no process any more.
+    Cgroup {
+        /// Its directory in a hierarchy.
         path: PathBuf,
     },
     /// Makes a file that must not exist yet, mode 0644.
@@ -33,8 +40,14 @@ pub enum Action {
         path: PathBuf,
         /// The value.
         value: String,
-        /// The value that it had.
-        before: String,
+        /// The value that it had; known once it is to be done.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+    },
+    /// Gives the loopback device an address, and brings it up.
+    Address {
+        /// The address.
+        address: Ipv4Addr,
     },
     /// Mounts a file system.
     Mount {
@@ -74,6 +87,13 @@ pub enum Setting {
         /// Its value.
         value: bool,
     },
+    /// What the CNI plugin may do.
+    PodNetwork {
+        /// Turn on routing.
+        ip_forward: bool,
+        /// Let Pods out by SNAT.
+        ip_masq: bool,
+    },
     /// A flag of kube-apiserver.
     ApiServer {
         /// The flag, with its dashes.
@@ -84,15 +104,37 @@ pub enum Setting {
 }
 
 impl Action {
-    /// The `CreateDir`s that make `path` and those of its parents that do not exist.
-    pub(crate) fn create_dirs(path: &Path) -> Vec<Self> {
-        let mut missing: Vec<_> = path
-            .ancestors()
-            .take_while(|ancestor| !ancestor.exists())
-            .map(|ancestor| Self::CreateDir { path: ancestor.to_owned() })
-            .collect();
-        missing.reverse();
-        missing
+    /// What a planned action comes to now, as it is journalled: a directory is made with those above it that are missing,
+    /// a sysctl that has its value stays, one that has not is known by the value that it had.
+    pub(crate) fn resolve(&self) -> Vec<Self> {
+        match self {
+            Self::CreateDir { path } => {
+                let mut missing: Vec<_> = path
+                    .ancestors()
+                    .take_while(|ancestor| !ancestor.exists())
+                    .map(|ancestor| Self::CreateDir { path: ancestor.to_owned() })
+                    .collect();
+                missing.reverse();
+                missing
+            }
+            Self::Sysctl { path, value, .. } => match fs::read_to_string(path).map(|before| before.trim().to_owned()) {
+                Ok(before) if before == *value => Vec::new(),
+                before => vec![Self::Sysctl { path: path.clone(), value: value.clone(), before: before.ok() }],
+            },
+            other => vec![other.clone()],
+        }
+    }
+
+    /// The setting of a component that it is.
+    pub(crate) fn setting(&self) -> Option<&Setting> {
+        match self {
+            Self::Configure(setting) => Some(setting),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn create_dir(path: impl Into<PathBuf>) -> Self {
+        Self::CreateDir { path: path.into() }
     }
 
     pub(crate) fn mount(fstype: &str, target: impl Into<PathBuf>, options: impl Into<String>) -> Self {
@@ -101,8 +143,12 @@ impl Action {
 
     pub(crate) fn apply(&self) -> io::Result<()> {
         match self {
-            // gVisor's cgroups outlast their mounts: one that was left behind is there when its controller is mounted again.
             Self::CreateDir { path } => match fs::DirBuilder::new().mode(0o755).create(path) {
+                Err(_) if path.is_dir() => Ok(()),
+                other => other,
+            },
+            // gVisor's cgroups outlast their mounts: one that was left behind is there when its controller is mounted again.
+            Self::Cgroup { path } => match fs::create_dir(path) {
                 Err(_) if path.is_dir() => Ok(()),
                 other => other,
             },
@@ -110,6 +156,14 @@ impl Action {
                 OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?.write_all(content.as_bytes())
             }
             Self::Sysctl { path, value, .. } => fs::write(path, value),
+            Self::Address { address } => {
+                let (mut netlink, loopback) = loopback()?;
+                netlink.set_up(loopback).map_err(io::Error::other)?;
+                if netlink.addresses(loopback).map_err(io::Error::other)?.contains(address) {
+                    return Ok(());
+                }
+                netlink.add_address(loopback, *address).map_err(io::Error::other)
+            }
             Self::Mount { fstype, target, options } => nix::mount::mount(
                 Some("terrarium"),
                 target,
@@ -143,7 +197,18 @@ impl Action {
                 other => other,
             },
             Self::CreateFile { path, .. } => gone_is_fine(fs::remove_file(path)),
-            Self::Sysctl { path, before, .. } => fs::write(path, before),
+            Self::Cgroup { path } => {
+                remove_cgroups_below(path)?;
+                gone_is_fine(fs::remove_dir(path))
+            }
+            Self::Sysctl { path, before, .. } => before.as_ref().map_or(Ok(()), |before| fs::write(path, before)),
+            Self::Address { address } => {
+                let (mut netlink, loopback) = loopback()?;
+                if !netlink.addresses(loopback).map_err(io::Error::other)?.contains(address) {
+                    return Ok(());
+                }
+                netlink.delete_address(loopback, *address).map_err(io::Error::other)
+            }
             Self::Mount { target, .. } | Self::Bind { target, .. } => {
                 if namespace::is_mount_point(target)? {
                     nix::mount::umount2(target, MntFlags::MNT_DETACH)?;
@@ -154,17 +219,45 @@ impl Action {
         }
     }
 
-    /// Whether only terrarium's own mount namespace sees it: it is gone when that is.
-    pub(crate) fn is_in_namespace_only(&self) -> bool {
-        matches!(self, Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_))
+    /// Whether only the cluster's own namespaces see it: it is gone when they are.
+    pub(crate) fn is_in_namespace_only(&self, isolation: Isolation) -> bool {
+        match self {
+            Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_) => true,
+            Self::Address { .. } => matches!(isolation, Isolation::User { .. }),
+            _ => false,
+        }
     }
+}
+
+/// Removes the cgroups that the kubelet and the OCI runtime made: directories that hold nothing but their own files.
+fn remove_cgroups_below(cgroup: &Path) -> io::Result<()> {
+    let children = match fs::read_dir(cgroup) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for child in children {
+        let child = child?;
+        if child.file_type()?.is_dir() {
+            remove_cgroups_below(&child.path())?;
+            fs::remove_dir(child.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn loopback() -> io::Result<(Netlink, u32)> {
+    let mut netlink = Netlink::open().map_err(io::Error::other)?;
+    let index = netlink.expect_link("lo").map_err(io::Error::other)?.index;
+    Ok((netlink, index))
 }
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateDir { path } => write!(f, "make the directory {}", path.display()),
+            Self::Cgroup { path } => write!(f, "make the cgroup {}", path.display()),
             Self::CreateFile { path, .. } => write!(f, "make the file {}", path.display()),
+            Self::Address { address } => write!(f, "give the loopback device the address {address}"),
             Self::Sysctl { path, value, .. } => write!(f, "write {value} to {}", path.display()),
             Self::Mount { fstype, target, .. } => write!(f, "mount {fstype} on {}", target.display()),
             Self::Bind { source, target } => write!(f, "bind {} over {}", source.display(), target.display()),
@@ -179,6 +272,9 @@ impl fmt::Display for Setting {
             Self::Kubelet { field, value } => write!(f, "kubelet {field}={value}"),
             Self::Containerd { field, value } => write!(f, "containerd {field}={value}"),
             Self::ApiServer { flag, value } => write!(f, "kube-apiserver {flag}={value}"),
+            Self::PodNetwork { ip_forward, ip_masq } => {
+                write!(f, "the Pods' network ip_forward={ip_forward} ip_masq={ip_masq}")
+            }
         }
     }
 }

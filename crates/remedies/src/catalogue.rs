@@ -1,200 +1,277 @@
-//! The remedies that are built, in the gap table's order.
+//! The remedies and preparations that are built, in the order in which they are applied: a later one may rest on an
+//! earlier one. Of several for one gap the cheapest comes first.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::json;
-use terrarium_gaps::{GapId, Rung};
+use terrarium_gaps::{Cgroups, GapId, Rung, SYSCTLS, Sysctl};
 
-use crate::{Action, Remedy, Setting, Site};
+use crate::{Action, Choice, Input, Isolation, Preparation, Purpose, Remedy, Setting};
 
 /// Every remedy that is built.
 pub static CATALOGUE: &[&dyn Remedy] = &[
+    &OwnNamespaces,
+    &TmpfsForImages,
+    &Directories,
     &SysctlOverlay,
     &CgroupMounts,
+    &PodCgroups,
     &NoLocalStorageIsolation,
     &NullKmsg,
     &AcceptCgroupV1,
-    &TmpfsDirectories,
     &NoUnprivilegedSysctls,
+    &LoopbackAddress,
     &PodNetwork,
     &MachineId,
     &KubeletByAddress,
+    &Shipped { gap: GapId::LinkKind, rung: Rung::Replacement },
+    &Shipped { gap: GapId::DevicelessRoute, rung: Rung::Replacement },
+    &Shipped { gap: GapId::Netfilter, rung: Rung::Replacement },
+    &Shipped { gap: GapId::OciRuntime, rung: Rung::Flag },
+    &Shipped { gap: GapId::LinkMonitor, rung: Rung::Replacement },
 ];
+
+const fn gap(gap: GapId, rung: Rung) -> Purpose {
+    Purpose::Gap { gap, rung }
+}
+
+const fn preparation(preparation: Preparation) -> Purpose {
+    Purpose::Preparation { preparation }
+}
+
+/// User, mount and network namespaces of the cluster's own. Entering them is the supervisor's; here is what follows.
+struct OwnNamespaces;
+
+impl Remedy for OwnNamespaces {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::Privileges, Rung::Namespace)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        if let Some(why) = input.report.rights.user_namespace.why() {
+            return Err(format!("user namespaces are refused here: {why}"));
+        }
+        let layers = input.site.runtime_dir.join("layers");
+        // Where new entries are refused, an overlay takes them: its root has its upper layer's owner, who is the cluster's.
+        let closed: Vec<_> =
+            input.report.writable.iter().filter(|(_, writable)| !**writable).map(|(path, _)| path).collect();
+        let mut actions = Vec::new();
+        if !closed.is_empty() {
+            actions.extend([Action::create_dir(&layers), Action::mount("tmpfs", &layers, "mode=0755")]);
+        }
+        for lower in closed {
+            let name = lower.to_string_lossy().trim_matches('/').replace('/', "-");
+            actions.extend(overlay(lower, &layers, &name));
+        }
+        actions.extend([
+            kubelet("featureGates", json!({"KubeletInUserNamespace": true})),
+            containerd("restrict_oom_score_adj", true),
+            containerd("disable_apparmor", true),
+        ]);
+        Ok(actions)
+    }
+}
+
+/// An overlay over a directory, with new layers for it in `layers`.
+fn overlay(lower: &Path, layers: &Path, name: &str) -> [Action; 3] {
+    let (upper, work) = (layers.join(name), layers.join(format!("{name}.work")));
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    [Action::create_dir(upper), Action::create_dir(work), Action::mount("overlay", lower, options)]
+}
+
+/// A tmpfs of its own on each directory in which containerd and the kubelet keep what dies with the cluster. Binds of
+/// one shared tmpfs would end in "device or resource busy" on unmounting, by propagation to the twin.
+struct Directories;
+
+/// containerd's state, the directories that the kubelet names itself, and what the CNI library and mount(8) write on
+/// their behalf.
+const DISPOSABLE: &[&str] =
+    &["/run/containerd", "/run/mount", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"];
+
+/// containerd's root: images and snapshots.
+const IMAGES: &str = "/var/lib/containerd";
+
+fn tmpfs_on(path: &str) -> [Action; 2] {
+    [Action::create_dir(path), Action::mount("tmpfs", path, "mode=0755")]
+}
+
+fn is_tmpfs(path: &str) -> io::Result<()> {
+    let path = Path::new(path);
+    match statfs(path)?.filesystem_type() {
+        TMPFS_MAGIC => Ok(()),
+        _ => Err(about(path, &io::Error::other("is not a tmpfs"))),
+    }
+}
+
+impl Remedy for Directories {
+    fn purpose(&self) -> Purpose {
+        preparation(Preparation::Directories)
+    }
+
+    fn does(&self) -> String {
+        "a tmpfs of its own on each directory of what dies with the cluster".to_owned()
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        let mut actions: Vec<Action> = DISPOSABLE.iter().flat_map(|path| tmpfs_on(path)).collect();
+        if !input.report.has(GapId::OverlayOnRoot) {
+            actions.extend(tmpfs_on(IMAGES));
+        }
+        Ok(actions)
+    }
+
+    fn verify(&self) -> io::Result<()> {
+        DISPOSABLE.iter().try_for_each(|path| is_tmpfs(path))
+    }
+}
+
+/// containerd's snapshots are overlays, and their layers need a file system that overlayfs takes.
+struct TmpfsForImages;
+
+impl Remedy for TmpfsForImages {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::OverlayOnRoot, Rung::Mount)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        match input.report.overlay_on_tmpfs.why() {
+            None => Ok(tmpfs_on(IMAGES).to_vec()),
+            Some(why) => Err(format!("overlayfs does not take a tmpfs either: {why}")),
+        }
+    }
+
+    fn verify(&self) -> io::Result<()> {
+        is_tmpfs(IMAGES)
+    }
+}
 
 /// An overlay over each directory of /proc/sys that lacks something. Not over the whole of it: what works there, such
 /// as net/ipv4/ip_forward, must go on reaching the kernel.
 struct SysctlOverlay;
 
-/// What the kubelet sets at its start (its container manager's kernel settings) or reads for its figures: the
-/// directory, the file in it, and what the file says where the sandbox does not have it.
-const SYSCTLS: &[(&str, &str, &str)] = &[
-    ("vm", "overcommit_memory", "1"),
-    ("vm", "panic_on_oom", "0"),
-    ("kernel", "panic", "10"),
-    ("kernel", "panic_on_oops", "1"),
-    ("kernel", "pid_max", "4194304"),
-    ("kernel", "keys/root_maxkeys", "1000000"),
-    ("kernel", "keys/root_maxbytes", "25000000"),
-];
-
 const PROC_SYS: &str = "/proc/sys";
 
-fn is_writable(path: &Path) -> bool {
-    OpenOptions::new().read(true).write(true).open(path).is_ok()
-}
-
 impl Remedy for SysctlOverlay {
-    fn gap(&self) -> GapId {
-        GapId::ProcSys
+    fn purpose(&self) -> Purpose {
+        gap(GapId::ProcSys, Rung::Mount)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Mount
-    }
-
-    fn plan(&self, site: &Site) -> io::Result<Vec<Action>> {
-        let layers = site.runtime_dir.join("sysctl");
-        let overlays: Vec<Action> =
-            ["vm", "kernel"].into_iter().flat_map(|directory| sysctl_overlay(directory, &layers)).collect();
-        if overlays.is_empty() {
-            return Ok(overlays);
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        if let Some(why) = input.report.sysctl_overlay.why() {
+            return Err(format!("an overlay over /proc/sys is refused: {why}"));
         }
-        let mut actions = Action::create_dirs(&layers);
-        actions.push(Action::mount("tmpfs", layers, "mode=0755,size=1m"));
-        actions.extend(overlays);
+        let layers = input.site.runtime_dir.join("sysctl");
+        let mut actions = vec![Action::create_dir(&layers), Action::mount("tmpfs", &layers, "mode=0755,size=1m")];
+        let directories: BTreeSet<&str> =
+            SYSCTLS.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0)).collect();
+        for directory in directories {
+            let upper = layers.join(directory);
+            let mut parents = BTreeSet::new();
+            let mut files = Vec::new();
+            for (path, default) in SYSCTLS.iter().filter(|(path, _)| path.starts_with(&format!("{directory}/"))) {
+                let content = match input.report.sysctls.get(*path) {
+                    // The copy is made here: a file of procfs says that it is empty, and overlayfs may copy up no more.
+                    Some(Sysctl::ReadOnly(value)) => format!("{value}\n"),
+                    Some(Sysctl::Absent) => format!("{default}\n"),
+                    Some(Sysctl::Writable) | None => continue,
+                };
+                let path = layers.join(path);
+                parents.extend(path.parent().filter(|parent| *parent != upper).map(Path::to_owned));
+                files.push(Action::CreateFile { path, content });
+            }
+            if files.is_empty() {
+                continue;
+            }
+            let [make_upper, make_work, mount] = overlay(&Path::new(PROC_SYS).join(directory), &layers, directory);
+            actions.extend([make_upper, make_work]);
+            actions.extend(parents.into_iter().map(Action::create_dir));
+            actions.extend(files);
+            actions.push(mount);
+        }
         Ok(actions)
     }
 
     fn verify(&self) -> io::Result<()> {
-        for (directory, file, _) in SYSCTLS {
-            let path = Path::new(PROC_SYS).join(directory).join(file);
+        for path in SYSCTLS.iter().map(|(path, _)| Path::new(PROC_SYS).join(path)) {
             let value = fs::read(&path).map_err(|error| about(&path, &error))?;
-            fs::write(&path, value).map_err(|error| about(&path, &error))?;
+            let mut file = OpenOptions::new().write(true).open(&path).map_err(|error| about(&path, &error))?;
+            io::Write::write_all(&mut file, &value).map_err(|error| about(&path, &error))?;
         }
         Ok(())
     }
 }
 
-/// The overlay over one directory of /proc/sys, if it lacks something.
-fn sysctl_overlay(directory: &str, layers: &Path) -> Vec<Action> {
-    let lower = Path::new(PROC_SYS).join(directory);
-    let upper = layers.join(directory);
-    let work = layers.join(format!("{directory}.work"));
-    let mut directories = BTreeSet::from([upper.clone(), work.clone()]);
-    let mut files = Vec::new();
-    for (_, file, default) in SYSCTLS.iter().filter(|(of, ..)| *of == directory) {
-        if is_writable(&lower.join(file)) {
-            continue;
-        }
-        // One that is there and read-only keeps its value. The copy is made here: a file of procfs says that it is
-        // empty, and overlayfs may copy up no more than that.
-        let content = fs::read_to_string(lower.join(file)).unwrap_or_else(|_| format!("{default}\n"));
-        let path = upper.join(file);
-        directories.extend(path.parent().map(Path::to_owned));
-        files.push(Action::CreateFile { path, content });
-    }
-    if files.is_empty() {
-        return files;
-    }
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
-    let mut actions: Vec<_> = directories.into_iter().map(|path| Action::CreateDir { path }).collect();
-    actions.extend(files);
-    actions.push(Action::mount("overlay", lower, options));
-    actions
-}
-
-/// gVisor's own cgroup v1 controllers, mounted where everyone looks for them, and in each a cgroup for the Pods.
+/// gVisor's own cgroup v1 controllers, mounted where everyone looks for them.
 struct CgroupMounts;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// The controllers, as gVisor names them.
-const CONTROLLERS: &[&str] = &["cpu", "cpuacct", "cpuset", "devices", "job", "memory", "pids"];
+/// Without these the kubelet does not start.
+const REQUIRED_CONTROLLERS: &[&str] = &["cpu", "cpuacct", "cpuset", "memory"];
 
 /// The cgroup below which the kubelet keeps its Pods: what runs in it is ours.
 pub const POD_CGROUP_ROOT: &str = "terrarium";
 
 impl Remedy for CgroupMounts {
-    fn gap(&self) -> GapId {
-        GapId::CgroupMounts
+    fn purpose(&self) -> Purpose {
+        gap(GapId::CgroupMounts, Rung::Mount)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Mount
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        let root = Path::new(CGROUP_ROOT);
-        let mut actions = Vec::new();
-        if is_cgroup_v2() {
-            actions.extend(Action::create_dirs(&root.join(POD_CGROUP_ROOT)));
-        } else if root.join("pids/cgroup.procs").exists() {
-            for entry in fs::read_dir(root)? {
-                let hierarchy = entry?.path();
-                if hierarchy.join("cgroup.procs").exists() {
-                    actions.extend(Action::create_dirs(&hierarchy.join(POD_CGROUP_ROOT)));
-                }
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        let mountable = match &input.report.cgroups {
+            Cgroups::Unmounted { mountable } => mountable,
+            Cgroups::V1 { .. } | Cgroups::V2(_) => {
+                return Err("the hierarchies are mounted and not ours to change".to_owned());
             }
-        } else {
-            actions.extend(Action::create_dirs(root));
-            actions.push(Action::mount("tmpfs", root, "mode=0755,size=1m"));
-            for controller in CONTROLLERS {
-                let path = root.join(controller);
-                actions.push(Action::CreateDir { path: path.clone() });
-                actions.push(Action::mount("cgroup", &path, *controller));
-                actions.push(Action::CreateDir { path: path.join(POD_CGROUP_ROOT) });
-            }
+        };
+        if let Some(missing) = REQUIRED_CONTROLLERS.iter().find(|name| !mountable.iter().any(|other| other == *name)) {
+            return Err(format!("the controller {missing} cannot be mounted"));
         }
-        actions.push(kubelet("cgroupRoot", json!(format!("/{POD_CGROUP_ROOT}"))));
+        let root = Path::new(CGROUP_ROOT);
+        let mut actions = vec![Action::create_dir(root), Action::mount("tmpfs", root, "mode=0755,size=1m")];
+        for controller in mountable {
+            let path = root.join(controller);
+            actions.extend([Action::create_dir(&path), Action::mount("cgroup", path, controller)]);
+        }
         Ok(actions)
     }
 
     fn verify(&self) -> io::Result<()> {
-        let mut pods = vec![Path::new(CGROUP_ROOT).join(POD_CGROUP_ROOT)];
-        for entry in fs::read_dir(CGROUP_ROOT)? {
-            pods.push(entry?.path().join(POD_CGROUP_ROOT));
-        }
-        pods.retain(|cgroup| cgroup.is_dir());
-        if pods.is_empty() {
-            return Err(about(Path::new(CGROUP_ROOT), &io::Error::other("holds no cgroup for the Pods")));
-        }
-        for cgroup in pods {
-            fs::read(cgroup.join("cgroup.procs")).map_err(|error| about(&cgroup, &error))?;
-        }
-        Ok(())
-    }
-
-    fn revert(&self, action: &Action) -> io::Result<()> {
-        match action {
-            Action::CreateDir { path } if path.ends_with(POD_CGROUP_ROOT) => remove_cgroups_below(path)?,
-            _ => {}
-        }
-        action.revert()
+        REQUIRED_CONTROLLERS
+            .iter()
+            .map(|name| Path::new(CGROUP_ROOT).join(name).join("cgroup.procs"))
+            .try_for_each(|file| fs::read(&file).map(drop).map_err(|error| about(&file, &error)))
     }
 }
 
-/// Removes the cgroups that the kubelet and the OCI runtime made: directories that hold nothing but their own files.
-fn remove_cgroups_below(cgroup: &Path) -> io::Result<()> {
-    let children = match fs::read_dir(cgroup) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for child in children {
-        let child = child?;
-        if child.file_type()?.is_dir() {
-            remove_cgroups_below(&child.path())?;
-            fs::remove_dir(child.path())?;
-        }
-    }
-    Ok(())
-}
+/// A cgroup for the Pods in each hierarchy.
+struct PodCgroups;
 
-fn is_cgroup_v2() -> bool {
-    Path::new(CGROUP_ROOT).join("cgroup.controllers").exists()
+impl Remedy for PodCgroups {
+    fn purpose(&self) -> Purpose {
+        preparation(Preparation::PodCgroups)
+    }
+
+    fn does(&self) -> String {
+        format!("the cgroup /{POD_CGROUP_ROOT} in each hierarchy, with all Pods below it")
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        let root = Path::new(CGROUP_ROOT);
+        let hierarchies: Vec<PathBuf> = match &input.report.cgroups {
+            Cgroups::V2(_) => vec![root.to_owned()],
+            Cgroups::V1 { hierarchies: names, .. } => names.iter().map(|name| root.join(name)).collect(),
+            Cgroups::Unmounted { .. } if input.choices.of(GapId::CgroupMounts) == Some(Choice::Nothing) => Vec::new(),
+            Cgroups::Unmounted { mountable } => mountable.iter().map(|name| root.join(name)).collect(),
+        };
+        let make = hierarchies.into_iter().map(|hierarchy| Action::Cgroup { path: hierarchy.join(POD_CGROUP_ROOT) });
+        Ok(make.chain([kubelet("cgroupRoot", json!(format!("/{POD_CGROUP_ROOT}")))]).collect())
+    }
 }
 
 /// cAdvisor's figures of "/" fail as a whole where one file is absent, so the kubelet never learns the capacity of its
@@ -202,20 +279,13 @@ fn is_cgroup_v2() -> bool {
 struct NoLocalStorageIsolation;
 
 impl Remedy for NoLocalStorageIsolation {
-    fn gap(&self) -> GapId {
-        GapId::CgroupStats
+    fn purpose(&self) -> Purpose {
+        gap(GapId::CgroupStats, Rung::Flag)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Flag
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        let complete = is_cgroup_v2() || Path::new(CGROUP_ROOT).join("cpuacct/cpuacct.usage_percpu").exists();
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
         // Without figures there is nothing to compare eviction's thresholds with.
-        Ok(unless(complete, || {
-            vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))]
-        }))
+        Ok(vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))])
     }
 }
 
@@ -225,21 +295,15 @@ struct NullKmsg;
 const KMSG: &str = "/dev/kmsg";
 
 impl Remedy for NullKmsg {
-    fn gap(&self) -> GapId {
-        GapId::Kmsg
+    fn purpose(&self) -> Purpose {
+        gap(GapId::Kmsg, Rung::Mount)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Mount
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        Ok(unless(Path::new(KMSG).exists(), || {
-            vec![
-                Action::CreateFile { path: KMSG.into(), content: String::new() },
-                Action::Bind { source: "/dev/null".into(), target: KMSG.into() },
-            ]
-        }))
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
+        Ok(vec![
+            Action::CreateFile { path: KMSG.into(), content: String::new() },
+            Action::Bind { source: "/dev/null".into(), target: KMSG.into() },
+        ])
     }
 
     fn verify(&self) -> io::Result<()> {
@@ -251,62 +315,12 @@ impl Remedy for NullKmsg {
 struct AcceptCgroupV1;
 
 impl Remedy for AcceptCgroupV1 {
-    fn gap(&self) -> GapId {
-        GapId::CgroupV1
+    fn purpose(&self) -> Purpose {
+        gap(GapId::CgroupV1, Rung::Flag)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Flag
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        Ok(unless(is_cgroup_v2(), || vec![kubelet("failCgroupV1", json!(false))]))
-    }
-}
-
-/// A tmpfs of its own on each directory in which containerd and the kubelet keep what dies with the cluster. Binds of
-/// one shared tmpfs would end in "device or resource busy" on unmounting, by propagation to the twin.
-struct TmpfsDirectories;
-
-/// containerd's root and state, the directories that the kubelet names itself, and what the CNI library and mount(8)
-/// write on their behalf.
-const DISPOSABLE: &[&str] = &[
-    "/run/containerd",
-    "/run/mount",
-    "/var/lib/cni",
-    "/var/lib/containerd",
-    "/var/lib/kubelet",
-    "/var/log/containers",
-    "/var/log/pods",
-];
-
-impl Remedy for TmpfsDirectories {
-    fn gap(&self) -> GapId {
-        GapId::OverlayOnRoot
-    }
-
-    fn rung(&self) -> Rung {
-        Rung::Mount
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        Ok(DISPOSABLE
-            .iter()
-            .flat_map(|path| {
-                let mut actions = Action::create_dirs(Path::new(path));
-                actions.push(Action::mount("tmpfs", *path, "mode=0755"));
-                actions
-            })
-            .collect())
-    }
-
-    fn verify(&self) -> io::Result<()> {
-        for path in DISPOSABLE.iter().map(Path::new) {
-            if statfs(path)?.filesystem_type() != TMPFS_MAGIC {
-                return Err(about(path, &io::Error::other("is not a tmpfs")));
-            }
-        }
-        Ok(())
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
+        Ok(vec![kubelet("failCgroupV1", json!(false))])
     }
 }
 
@@ -314,33 +328,34 @@ impl Remedy for TmpfsDirectories {
 struct NoUnprivilegedSysctls;
 
 impl Remedy for NoUnprivilegedSysctls {
-    fn gap(&self) -> GapId {
-        GapId::UnprivilegedSysctls
+    fn purpose(&self) -> Purpose {
+        gap(GapId::UnprivilegedSysctls, Rung::Flag)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Flag
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-        let exists = |file: &str| Path::new(PROC_SYS).join("net/ipv4").join(file).exists();
-        let setting = |field: &str| Action::Configure(Setting::Containerd { field: field.to_owned(), value: false });
-        let mut actions = Vec::new();
-        if is_before_4_11(&release) || !exists("ip_unprivileged_port_start") {
-            actions.push(setting("enable_unprivileged_ports"));
-        }
-        if is_before_4_11(&release) || !exists("ping_group_range") {
-            actions.push(setting("enable_unprivileged_icmp"));
-        }
-        Ok(actions)
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        let report = input.report;
+        let fields = [
+            ("enable_unprivileged_ports", &report.unprivileged_ports),
+            ("enable_unprivileged_icmp", &report.unprivileged_icmp),
+        ];
+        Ok(fields.into_iter().filter(|(_, tried)| !tried.works()).map(|(field, _)| containerd(field, false)).collect())
     }
 }
 
-/// containerd's own test (its `kernelGreaterEqualThan`), so that both say the same.
-fn is_before_4_11(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (4, 11)
+/// An address of the node's own, where it has none that is not loopback's.
+struct LoopbackAddress;
+
+/// The address of a node that has no other: beside the ranges of Pods and Services, seen in its network namespace only.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 41, 0, 1);
+
+impl Remedy for LoopbackAddress {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::NodeAddress, Rung::Flag)
+    }
+
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
+        Ok(vec![Action::Address { address: NODE_ADDRESS }])
+    }
 }
 
 /// What our CNI plugin changes for the whole sandbox: routing between Pods, and the lock of the legacy tables, which is
@@ -351,33 +366,29 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const TABLE_LOCK: &str = "/run/xtables.lock";
 
 impl Remedy for PodNetwork {
-    fn gap(&self) -> GapId {
-        GapId::Netfilter
+    fn purpose(&self) -> Purpose {
+        preparation(Preparation::PodNetwork)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Replacement
+    fn does(&self) -> String {
+        "routing between Pods, and SNAT for their way out".to_owned()
     }
 
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        let network = &input.report.network;
         let mut actions = Vec::new();
-        let before = fs::read_to_string(IP_FORWARD)?.trim().to_owned();
-        if before != "1" {
-            actions.push(Action::Sysctl { path: IP_FORWARD.into(), value: "1".to_owned(), before });
+        let can_forward = network.ip_forward == Sysctl::Writable;
+        if can_forward {
+            actions.push(Action::Sysctl { path: IP_FORWARD.into(), value: "1".to_owned(), before: None });
         }
-        if !Path::new(TABLE_LOCK).exists() {
+        if !network.table_lock {
             actions.push(Action::CreateFile { path: TABLE_LOCK.into(), content: String::new() });
         }
+        // A network namespace of the cluster's own has no way out that rules could open.
+        let has_way_out = !matches!(input.isolation, Isolation::User { .. });
+        let ip_masq = has_way_out && network.legacy_nat.works();
+        actions.push(Action::Configure(Setting::PodNetwork { ip_forward: can_forward, ip_masq }));
         Ok(actions)
-    }
-
-    fn verify(&self) -> io::Result<()> {
-        match fs::read_to_string(IP_FORWARD)?.trim() {
-            "1" => Ok(()),
-            other => {
-                Err(about(Path::new(IP_FORWARD), &io::Error::other(format!("reads {other:?} after 1 was written"))))
-            }
-        }
     }
 }
 
@@ -387,22 +398,12 @@ struct MachineId;
 const MACHINE_ID: &str = "/etc/machine-id";
 
 impl Remedy for MachineId {
-    fn gap(&self) -> GapId {
-        GapId::MachineId
+    fn purpose(&self) -> Purpose {
+        gap(GapId::MachineId, Rung::Mount)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Mount
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
-        if Path::new(MACHINE_ID).exists() {
-            return Ok(Vec::new());
-        }
-        let mut random = [0; 16];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let content = format!("{:032x}\n", u128::from_be_bytes(random));
-        Ok(vec![Action::CreateFile { path: PathBuf::from(MACHINE_ID), content }])
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        Ok(vec![Action::CreateFile { path: MACHINE_ID.into(), content: format!("{}\n", input.site.machine_id) }])
     }
 
     fn verify(&self) -> io::Result<()> {
@@ -420,15 +421,11 @@ impl Remedy for MachineId {
 struct KubeletByAddress;
 
 impl Remedy for KubeletByAddress {
-    fn gap(&self) -> GapId {
-        GapId::HostnameResolution
+    fn purpose(&self) -> Purpose {
+        gap(GapId::HostnameResolution, Rung::Flag)
     }
 
-    fn rung(&self) -> Rung {
-        Rung::Flag
-    }
-
-    fn plan(&self, _: &Site) -> io::Result<Vec<Action>> {
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
         Ok(vec![Action::Configure(Setting::ApiServer {
             flag: "--kubelet-preferred-address-types".to_owned(),
             value: "InternalIP".to_owned(),
@@ -436,12 +433,28 @@ impl Remedy for KubeletByAddress {
     }
 }
 
-fn unless(fine: bool, actions: impl FnOnce() -> Vec<Action>) -> Vec<Action> {
-    if fine { Vec::new() } else { actions() }
+/// A part that terrarium ships and always uses: there is nothing to do but to say so.
+struct Shipped {
+    gap: GapId,
+    rung: Rung,
+}
+
+impl Remedy for Shipped {
+    fn purpose(&self) -> Purpose {
+        gap(self.gap, self.rung)
+    }
+
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
+        Ok(Vec::new())
+    }
 }
 
 fn kubelet(field: &str, value: serde_json::Value) -> Action {
     Action::Configure(Setting::Kubelet { field: field.to_owned(), value })
+}
+
+fn containerd(field: &str, value: bool) -> Action {
+    Action::Configure(Setting::Containerd { field: field.to_owned(), value })
 }
 
 fn about(path: &Path, error: &io::Error) -> io::Error {

@@ -1,6 +1,6 @@
 //! What has been begun, on disk, so that it can be undone by whoever comes later.
 //!
-//! A file of JSON lines: a header that names the mount namespace, then one line per action, written and synced before
+//! A file of JSON lines: a header that names the cluster's namespaces, then one line per action, written and synced before
 //! the action is done. A torn last line is an action that was never begun.
 
 use std::fs::{self, File, OpenOptions};
@@ -9,48 +9,48 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use terrarium_gaps::{GapId, Rung};
 
-use crate::namespace::MountNamespace;
-use crate::{Action, CATALOGUE, Error, Remedy, Setting};
+use crate::namespace::Namespaces;
+use crate::{Action, Error, Isolation, Purpose, Setting};
 
-/// The record of the actions done in one mount namespace.
+/// The record of the actions done for one cluster.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    namespace: MountNamespace,
+    header: Header,
     entries: Vec<Entry>,
     file: File,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Header {
-    namespace: MountNamespace,
+    isolation: Isolation,
+    namespaces: Namespaces,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
-    gap: GapId,
-    rung: Rung,
+    #[serde(flatten)]
+    purpose: Purpose,
     #[serde(flatten)]
     action: Action,
 }
 
 impl Journal {
-    /// Starts an empty journal for the current mount namespace.
+    /// Starts an empty journal for the current namespaces, which are the cluster's own as far as `isolation` says.
     ///
     /// # Errors
     /// There is one at `path` already, or it cannot be written.
-    pub fn create(path: &Path) -> Result<Self, Error> {
+    pub fn create(path: &Path, isolation: Isolation) -> Result<Self, Error> {
         let create = || {
-            let namespace = MountNamespace::current()?;
+            let header = Header { isolation, namespaces: Namespaces::current()? };
             if read(path)?.is_some() {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
             file.set_len(0)?;
-            append(&mut file, &Header { namespace: namespace.clone() })?;
-            Ok(Self { path: path.to_owned(), namespace, entries: Vec::new(), file })
+            append(&mut file, &header)?;
+            Ok(Self { path: path.to_owned(), header, entries: Vec::new(), file })
         };
         create().map_err(|source| Error::Journal { path: path.to_owned(), source })
     }
@@ -61,29 +61,49 @@ impl Journal {
     /// It is there and cannot be read.
     pub fn open(path: &Path) -> Result<Option<Self>, Error> {
         let open = || {
-            let Some((namespace, entries)) = read(path)? else { return Ok(None) };
+            let Some((header, entries)) = read(path)? else { return Ok(None) };
             let file = OpenOptions::new().append(true).open(path)?;
-            Ok(Some(Self { path: path.to_owned(), namespace, entries, file }))
+            Ok(Some(Self { path: path.to_owned(), header, entries, file }))
         };
         open().map_err(|source| Error::Journal { path: path.to_owned(), source })
     }
 
-    /// The mount namespace in which the actions were done.
+    /// The namespaces that the cluster was given.
     #[must_use]
-    pub fn namespace(&self) -> &MountNamespace {
-        &self.namespace
+    pub fn isolation(&self) -> Isolation {
+        self.header.isolation
+    }
+
+    /// The processes that live in the cluster's namespaces; none where it was given none of its own.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn members(&self) -> io::Result<Vec<i32>> {
+        match self.header.isolation {
+            Isolation::Nothing => Ok(Vec::new()),
+            Isolation::Mount | Isolation::User { .. } => self.header.namespaces.members(),
+        }
+    }
+
+    /// Moves this process into the cluster's namespaces, through one of their members; `false` if there is none, or this
+    /// kernel lets nobody join a user namespace. Call it before the process has a second thread.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn join(&self) -> Result<bool, Error> {
+        match self.header.isolation {
+            Isolation::Nothing => Ok(false),
+            Isolation::Mount | Isolation::User { .. } => self.header.namespaces.join(),
+        }
     }
 
     /// The settings that components were given.
     pub fn settings(&self) -> impl Iterator<Item = &Setting> {
-        self.entries.iter().filter_map(|entry| match &entry.action {
-            Action::Configure(setting) => Some(setting),
-            _ => None,
-        })
+        self.entries.iter().filter_map(|entry| entry.action.setting())
     }
 
-    pub(crate) fn note(&mut self, remedy: &(impl Remedy + ?Sized), action: &Action) -> Result<(), Error> {
-        let entry = Entry { gap: remedy.gap(), rung: remedy.rung(), action: action.clone() };
+    pub(crate) fn note(&mut self, purpose: Purpose, action: &Action) -> Result<(), Error> {
+        let entry = Entry { purpose, action: action.clone() };
         append(&mut self.file, &entry).map_err(|source| Error::Journal { path: self.path.clone(), source })?;
         self.entries.push(entry);
         Ok(())
@@ -97,14 +117,14 @@ impl Journal {
     /// What could not be undone; the journal stays then.
     pub fn revert(self) -> Result<(), Error> {
         let journal_error = |source| Error::Journal { path: self.path.clone(), source };
-        let inside = MountNamespace::current().map_err(journal_error)? == self.namespace;
+        let isolation = self.header.isolation;
+        let inside = isolation == Isolation::Nothing || self.header.namespaces.is_current().map_err(journal_error)?;
         let mut failures = Vec::new();
-        for Entry { gap, rung, action } in self.entries.iter().rev() {
-            if !inside && action.is_in_namespace_only() {
+        for Entry { action, .. } in self.entries.iter().rev() {
+            if !inside && action.is_in_namespace_only(isolation) {
                 continue;
             }
-            let remedy = CATALOGUE.iter().find(|remedy| (remedy.gap(), remedy.rung()) == (*gap, *rung));
-            if let Err(error) = remedy.map_or_else(|| action.revert(), |remedy| remedy.revert(action)) {
+            if let Err(error) = action.revert() {
                 failures.push(format!("{action}: {error}"));
             }
         }
@@ -117,14 +137,14 @@ impl Journal {
 
 /// What a journal holds; `None` where there is none, or no more than a part of a header: nothing has been begun then.
 /// Such a file stays: somebody may be about to write the rest.
-fn read(path: &Path) -> io::Result<Option<(MountNamespace, Vec<Entry>)>> {
+fn read(path: &Path) -> io::Result<Option<(Header, Vec<Entry>)>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
     let mut lines = BufReader::new(file).split(b'\n');
     let header = lines.next().transpose()?.unwrap_or_default();
-    let Ok(Header { namespace }) = serde_json::from_slice(&header) else { return Ok(None) };
+    let Ok(header) = serde_json::from_slice(&header) else { return Ok(None) };
     let mut entries = Vec::new();
     for line in lines {
         match serde_json::from_slice(&line?) {
@@ -132,7 +152,7 @@ fn read(path: &Path) -> io::Result<Option<(MountNamespace, Vec<Entry>)>> {
             Err(_) => break,
         }
     }
-    Ok(Some((namespace, entries)))
+    Ok(Some((header, entries)))
 }
 
 fn append(file: &mut File, line: &impl Serialize) -> io::Result<()> {
@@ -148,6 +168,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::Preparation;
+
+    const PURPOSE: Purpose = Purpose::Preparation { preparation: Preparation::Directories };
 
     fn any_action() -> impl Strategy<Value = Action> {
         // A journal is JSON, so its paths and texts are Unicode.
@@ -156,7 +179,13 @@ mod tests {
         prop_oneof![
             path().prop_map(|path| Action::CreateDir { path }),
             (path(), text()).prop_map(|(path, content)| Action::CreateFile { path, content }),
-            (path(), text(), text()).prop_map(|(path, value, before)| Action::Sysctl { path, value, before }),
+            (path(), text(), any::<Option<String>>()).prop_map(|(path, value, before)| Action::Sysctl {
+                path,
+                value,
+                before
+            }),
+            path().prop_map(|path| Action::Cgroup { path }),
+            any::<u32>().prop_map(|address| Action::Address { address: address.into() }),
             (text(), path(), text()).prop_map(|(fstype, target, options)| Action::Mount { fstype, target, options }),
             (path(), path()).prop_map(|(source, target)| Action::Bind { source, target }),
             (text(), any::<i64>(), text()).prop_map(|(field, number, text)| {
@@ -164,6 +193,8 @@ mod tests {
             }),
             (text(), any::<bool>()).prop_map(|(field, value)| Action::Configure(Setting::Containerd { field, value })),
             (text(), text()).prop_map(|(flag, value)| Action::Configure(Setting::ApiServer { flag, value })),
+            (any::<bool>(), any::<bool>())
+                .prop_map(|(ip_forward, ip_masq)| { Action::Configure(Setting::PodNetwork { ip_forward, ip_masq }) }),
         ]
     }
 
@@ -178,9 +209,9 @@ mod tests {
         ) {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("journal");
-            let mut journal = Journal::create(&path).unwrap();
+            let mut journal = Journal::create(&path, Isolation::Mount).unwrap();
             for action in &actions {
-                journal.note(CATALOGUE[0], action).unwrap();
+                journal.note(PURPOSE, action).unwrap();
             }
             let whole = fs::read(&path).unwrap();
             let cut = &whole[..=cut.index(whole.len())];
@@ -203,8 +234,8 @@ mod tests {
         fs::write(&path, "").unwrap();
         assert!(Journal::open(&path).unwrap().is_none());
         assert!(path.exists());
-        drop(Journal::create(&path).unwrap());
+        drop(Journal::create(&path, Isolation::Mount).unwrap());
         assert!(Journal::open(&path).unwrap().is_some());
-        assert!(Journal::create(&path).is_err(), "one that holds something is not begun anew");
+        assert!(Journal::create(&path, Isolation::Mount).is_err(), "one that holds something is not begun anew");
     }
 }

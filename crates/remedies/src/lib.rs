@@ -1,58 +1,52 @@
 //! Remedies for the gaps of a sandbox.
 //!
-//! A [`Remedy`] looks at the sandbox and plans [`Action`]s, which are data: a mount, a file, a setting for a component.
-//! [`apply_all`] takes the remedies in the gap table's order. Each action is written to the [`Journal`] before it is
-//! done, so that [`Journal::revert`] undoes exactly what was begun, also after a crash half-way. Then the remedy
-//! verifies that the gap is closed, by behaviour.
+//! [`plan`] turns a [`Report`](terrarium_gaps::Report) into a [`Plan`]: for each gap the cheapest [`Remedy`] of the
+//! [`CATALOGUE`] that can work here, as [`Action`]s, which are data: a mount, a file, a setting for a component.
+//! [`Plan::apply`] does them. Each action is written to the [`Journal`] before it is done, so that [`Journal::revert`]
+//! undoes exactly what was begun, also after a crash half-way. Then each remedy verifies that its gap is closed, by
+//! behaviour.
 //!
-//! Mounts are made inside a mount namespace of terrarium's own ([`namespace`]): nothing of them is seen outside it, and
-//! they are gone with its last process.
+//! Mounts are made inside namespaces of the cluster's own ([`namespace`]): nothing of them is seen outside, and they are
+//! gone with the last process in them.
 
 mod action;
 mod catalogue;
 mod journal;
 pub mod namespace;
+mod plan;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use action::{Action, Setting};
-pub use catalogue::{CATALOGUE, POD_CGROUP_ROOT};
+pub use catalogue::{CATALOGUE, NODE_ADDRESS, POD_CGROUP_ROOT};
 pub use journal::Journal;
-use terrarium_gaps::{GapId, Rung};
+pub use plan::{Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Step, plan};
 
-/// Where remedies may put what they need.
-#[derive(Clone, Debug)]
-pub struct Site {
-    /// Runtime files, gone with the cluster: /run/terrarium.
-    pub runtime_dir: PathBuf,
-}
-
-/// Closes one gap on one rung of its ladder.
+/// Closes one gap on one rung of its ladder, or makes room for the cluster.
 pub trait Remedy: Sync {
-    /// The gap.
-    fn gap(&self) -> GapId;
+    /// What for.
+    fn purpose(&self) -> Purpose;
 
-    /// The rung.
-    fn rung(&self) -> Rung;
-
-    /// What has to be done here; nothing where the sandbox does not have the gap. Changes nothing.
-    ///
-    /// # Errors
-    /// The sandbox could not be looked at.
-    fn plan(&self, site: &Site) -> io::Result<Vec<Action>>;
-
-    /// Does the actions, each noted in the journal first.
-    ///
-    /// # Errors
-    /// The first action that failed; those before it are in the journal.
-    fn apply(&self, actions: &[Action], journal: &mut Journal) -> Result<(), Error> {
-        for action in actions {
-            journal.note(self, action)?;
-            action.apply().map_err(|source| Error::Apply { gap: self.gap(), action: action.to_string(), source })?;
+    /// What it does, in a sentence: what the gap table says of the rung.
+    fn does(&self) -> String {
+        match self.purpose() {
+            Purpose::Gap { gap, rung } => gap
+                .gap()
+                .remedies
+                .iter()
+                .find(|remedy| remedy.rung == rung && remedy.built)
+                .map(|remedy| remedy.does.to_owned())
+                .unwrap_or_default(),
+            Purpose::Preparation { preparation } => preparation.to_string(),
         }
-        Ok(())
     }
+
+    /// What has to be done here. Pure.
+    ///
+    /// # Errors
+    /// Why it cannot work here: the next rung is tried then.
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String>;
 
     /// Tries what the gap broke. A flag changes nothing in the sandbox, so there is nothing to try before the component
     /// runs: that the component becomes ready is its verification.
@@ -62,66 +56,50 @@ pub trait Remedy: Sync {
     fn verify(&self) -> io::Result<()> {
         Ok(())
     }
-
-    /// Undoes one action; one that was never done, or is undone already, is fine.
-    ///
-    /// # Errors
-    /// It could not be undone.
-    fn revert(&self, action: &Action) -> io::Result<()> {
-        action.revert()
-    }
 }
 
-/// Plans, applies and verifies every remedy of the catalogue, and returns the settings that components must be given.
-///
-/// # Errors
-/// The first remedy that failed. The caller reverts the journal.
-pub fn apply_all(site: &Site, journal: &mut Journal) -> Result<Vec<Setting>, Error> {
-    let mut settings = Vec::new();
-    for remedy in CATALOGUE {
-        let gap = remedy.gap();
-        let actions = remedy.plan(site).map_err(|source| Error::Plan { gap, source })?;
-        if actions.is_empty() {
-            continue;
+impl Plan {
+    /// Does the actions, each noted in the journal first, and verifies each step. Call it in the cluster's namespaces.
+    ///
+    /// # Errors
+    /// The first action that failed, or the first remedy that does not work. The caller reverts the journal.
+    pub fn apply(&self, journal: &mut Journal) -> Result<(), Error> {
+        for step in &self.steps {
+            for action in step.actions.iter().flat_map(Action::resolve) {
+                journal.note(step.purpose, &action)?;
+                action.apply().map_err(|source| Error::Apply {
+                    purpose: step.purpose,
+                    action: action.to_string(),
+                    source,
+                })?;
+            }
+            let remedy = CATALOGUE.iter().find(|remedy| remedy.purpose() == step.purpose);
+            if let Some(Err(source)) = remedy.map(|remedy| remedy.verify()) {
+                return Err(Error::Verify { purpose: step.purpose, source });
+            }
         }
-        remedy.apply(&actions, journal)?;
-        remedy.verify().map_err(|source| Error::Verify { gap, rung: remedy.rung(), source })?;
-        settings.extend(actions.into_iter().filter_map(|action| match action {
-            Action::Configure(setting) => Some(setting),
-            _ => None,
-        }));
+        Ok(())
     }
-    Ok(settings)
 }
 
 /// Why a remedy could not be applied or undone.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The sandbox could not be looked at.
-    #[error("cannot tell whether this sandbox has the gap {gap}")]
-    Plan {
-        /// The gap.
-        gap: GapId,
-        /// Why.
-        source: io::Error,
-    },
     /// An action failed.
-    #[error("cannot close the gap {gap}: cannot {action}")]
+    #[error("cannot prepare the sandbox ({purpose}): cannot {action}")]
     Apply {
-        /// The gap.
-        gap: GapId,
+        /// What it is for.
+        purpose: Purpose,
         /// The action, as a verb phrase.
         action: String,
         /// Why.
         source: io::Error,
     },
     /// An action succeeded and the gap is still there.
-    #[error("the {rung} remedy for {gap} was applied and does not work here")]
+    #[error("the remedy {purpose} was applied and does not work here")]
     Verify {
-        /// The gap.
-        gap: GapId,
-        /// The rung.
-        rung: Rung,
+        /// What it is for.
+        purpose: Purpose,
         /// What was tried.
         source: io::Error,
     },
@@ -136,7 +114,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The mount namespace could not be made or entered.
+    /// The namespaces could not be made or entered.
     #[error("cannot {doing}")]
     Namespace {
         /// What was tried, as a verb phrase.

@@ -1,86 +1,177 @@
-//! The mount namespace of terrarium's own: made once, joined again by a later process through any of its members.
+//! The namespaces of the cluster's own: made once, joined again by a later process through any of their members.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Isolation};
 
-/// Names a mount namespace: the boot's ID, and what /proc/PID/ns/mnt reads as, `mnt:[INODE]`. gVisor counts its inodes
-/// from one, so that the same number comes again in the next sandbox on the same disk.
+/// Names the namespaces of a process: the boot's ID, and what /proc/PID/ns/* read as, such as `mnt:[INODE]`. gVisor counts
+/// its inodes from one, so that the same number comes again in the next sandbox on the same disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct MountNamespace(String);
+pub(crate) struct Namespaces {
+    boot: String,
+    user: String,
+    net: String,
+    mnt: String,
+}
 
-impl MountNamespace {
-    /// The one of this thread.
-    ///
-    /// # Errors
-    /// /proc cannot be read.
-    pub fn current() -> io::Result<Self> {
-        Self::read(Path::new("/proc/thread-self/ns/mnt"))
+/// The kinds, in the order in which they are joined: the user namespace gives the right to join the others.
+const KINDS: [(&str, CloneFlags); 3] =
+    [("user", CloneFlags::CLONE_NEWUSER), ("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)];
+
+impl Namespaces {
+    /// Those of this thread.
+    pub(crate) fn current() -> io::Result<Self> {
+        Self::of("thread-self")
     }
 
-    fn read(link: &Path) -> io::Result<Self> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Ok(Self(format!("{} {}", boot.trim(), fs::read_link(link)?.display())))
+    fn of(process: &str) -> io::Result<Self> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let [user, net, mnt] = KINDS.map(|(kind, _)| link(process, kind));
+        Ok(Self { boot, user: user?, net: net?, mnt: mnt? })
     }
 
-    /// The processes that live in it.
-    ///
-    /// # Errors
-    /// /proc cannot be read.
-    pub fn members(&self) -> io::Result<Vec<i32>> {
+    /// Whether this thread is in them: that of the mounts decides, which is always the cluster's own.
+    pub(crate) fn is_current(&self) -> io::Result<bool> {
+        let current = Self::current()?;
+        Ok((current.boot, current.mnt) == (self.boot.clone(), self.mnt.clone()))
+    }
+
+    /// The processes that live in them.
+    pub(crate) fn members(&self) -> io::Result<Vec<i32>> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        if boot.trim() != self.boot {
+            return Ok(Vec::new());
+        }
         let mut members = Vec::new();
         for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
             // A process may end between the listing and this look.
-            if Self::read(Path::new(&format!("/proc/{pid}/ns/mnt"))).is_ok_and(|namespace| namespace == *self) {
+            if link(&pid.to_string(), "mnt").is_ok_and(|mnt| mnt == self.mnt) {
                 members.push(pid);
             }
         }
         Ok(members)
     }
 
-    /// Moves this process into it, through one of its members. Call it before the process has a second thread.
-    ///
-    /// # Errors
-    /// No member is left (`false` is returned then, not an error), or the kernel refuses.
-    pub fn join(&self) -> Result<bool, Error> {
-        let join = || {
-            let Some(member) = self.members()?.into_iter().next() else { return Ok(false) };
-            let directory = std::env::current_dir();
-            nix::sched::setns(File::open(format!("/proc/{member}/ns/mnt"))?, CloneFlags::CLONE_NEWNS)?;
-            // setns(2) moves the working directory to the namespace's root.
-            if let Ok(directory) = directory {
-                let _ = std::env::set_current_dir(directory);
+    /// Moves this process into them, through one of their members; `false` if there is none, or this kernel lets nobody
+    /// join a user namespace (gVisor before 2026-07).
+    pub(crate) fn join(&self) -> Result<bool, Error> {
+        let failed = |source| Error::Namespace { doing: format!("join the cluster's namespaces {}", self.mnt), source };
+        // A member may end while it is looked at: then the next one is tried.
+        let mut last = None;
+        for member in self.members().map_err(failed)? {
+            match self.join_through(&member.to_string()) {
+                Ok(joined) => return Ok(joined),
+                Err(error) => last = Some(error),
             }
-            Ok(true)
-        };
-        join().map_err(|source| Error::Namespace { doing: format!("join the mount namespace {}", self.0), source })
+        }
+        last.map_or(Ok(false), |error| Err(failed(error)))
+    }
+
+    fn join_through(&self, member: &str) -> io::Result<bool> {
+        let current = Self::current()?;
+        let other =
+            KINDS.into_iter().zip([(&self.user, &current.user), (&self.net, &current.net), (&self.mnt, &current.mnt)]);
+        // All are opened first: once one is joined, the others' links may be hidden from this process.
+        let files = other
+            .filter(|(_, (theirs, ours))| theirs != ours)
+            .map(|((kind, flag), _)| Ok((File::open(format!("/proc/{member}/ns/{kind}"))?, flag)))
+            .collect::<io::Result<Vec<_>>>()?;
+        let directory = std::env::current_dir();
+        for (file, flag) in files {
+            match nix::sched::setns(file, flag) {
+                Err(Errno::EINVAL) if flag == CloneFlags::CLONE_NEWUSER => return Ok(false),
+                other => other?,
+            }
+        }
+        // setns(2) moves the working directory to the namespace's root.
+        if let Ok(directory) = directory {
+            let _ = std::env::set_current_dir(directory);
+        }
+        Ok(true)
     }
 }
 
-/// Moves this process into a new mount namespace. Nothing mounted in it is seen outside; inside, mounts are shared, so
-/// that containers that ask for propagation get it. Call it before the process has a second thread.
+fn link(process: &str, kind: &str) -> io::Result<String> {
+    Ok(fs::read_link(format!("/proc/{process}/ns/{kind}"))?.to_string_lossy().into_owned())
+}
+
+/// Moves this process into new namespaces. Nothing mounted in them is seen outside; inside, mounts are shared, so that
+/// containers that ask for propagation get it. Call it before the process has a second thread.
 ///
 /// # Errors
-/// The kernel refuses: CAP_SYS_ADMIN is missing, most likely.
-pub fn enter_new() -> Result<(), Error> {
-    let failed = |doing: &str| {
-        let doing = doing.to_owned();
-        move |errno: nix::Error| Error::Namespace { doing, source: errno.into() }
-    };
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(failed("make a mount namespace"))?;
+/// The kernel refuses.
+pub fn enter_new(isolation: Isolation) -> Result<(), Error> {
+    match isolation {
+        Isolation::Nothing => return Ok(()),
+        Isolation::Mount => unshare(CloneFlags::CLONE_NEWNS, "make a mount namespace")?,
+        Isolation::User { ids } => enter_new_user_namespace(ids)?,
+    }
     for (flags, doing) in [
         (MsFlags::MS_SLAVE | MsFlags::MS_REC, "part the mounts from those outside"),
         (MsFlags::MS_SHARED | MsFlags::MS_REC, "make the mounts shared"),
     ] {
         nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(failed(doing))?;
+    }
+    Ok(())
+}
+
+fn failed<E: Into<io::Error>>(doing: &str) -> impl FnOnce(E) -> Error {
+    let doing = doing.to_owned();
+    move |error| Error::Namespace { doing, source: error.into() }
+}
+
+fn unshare(flags: CloneFlags, doing: &str) -> Result<(), Error> {
+    nix::sched::unshare(flags).map_err(failed(doing))
+}
+
+/// The hidden command of this program that maps IDs for a process that has entered a user namespace.
+pub const MAP_IDS: &str = "map-ids";
+
+fn enter_new_user_namespace(ids: u32) -> Result<(), Error> {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
+    let doing = "make user, mount and network namespaces";
+    if ids == 1 {
+        unshare(flags, doing)?;
+        // Who cannot set groups outside may map one only after giving up to set them inside. Older gVisor has no such file.
+        let _ = fs::write("/proc/self/setgroups", "deny");
+        return fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
+            .and_then(|()| fs::write("/proc/self/gid_map", format!("0 {gid} 1")))
+            .map_err(failed("map the caller's user and group"));
+    }
+    // Once inside, this process has no rights outside any more: one that stays there maps the IDs.
+    let doing_map = "map user and group IDs";
+    let mut mapper = Command::new("/proc/self/exe")
+        .args([MAP_IDS, &std::process::id().to_string(), &ids.to_string()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .map_err(failed(doing_map))?;
+    unshare(flags, doing)?;
+    drop(mapper.stdin.take().map(|mut stdin| stdin.write_all(b"\n")));
+    let status = mapper.wait().map_err(failed(doing_map))?;
+    if status.success() { Ok(()) } else { Err(failed(doing_map)(io::Error::other(format!("it ended with {status}")))) }
+}
+
+/// Maps as many IDs, counted from 0, to the same outside for a process that has entered a user namespace; waits for a
+/// line on stdin first, by which that process says so.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn map_ids(pid: u32, ids: u32) -> io::Result<()> {
+    if io::stdin().lock().read_line(&mut String::new())? == 0 {
+        return Err(io::Error::other("the process that was to enter a user namespace ended"));
+    }
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{pid}/{map}"), format!("0 0 {ids}"))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The OCI configuration of a sandbox.
 //!
-//! It is what users' sandboxes look like: root in a container, a hostname that does not resolve, tmpfs on /dev and /tmp,
+//! It is what users' sandboxes look like: a hostname that does not resolve, tmpfs on /dev and /tmp,
 //! no cgroups mounted.
 
 use std::{
@@ -12,12 +12,15 @@ use std::{
 use oci_spec::{
     OciSpecError,
     runtime::{
-        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-        MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+        LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder,
+        PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
 
-use crate::gvisor::Privilege;
+use crate::{
+    filter::Filter,
+    rights::{Deny, Privilege},
+};
 
 /// The sandbox's hostname: as for most users, nothing resolves it.
 pub(crate) const HOSTNAME: &str = "sandbox";
@@ -64,6 +67,7 @@ impl FromStr for Bind {
 /// What differs from sandbox to sandbox.
 pub(crate) struct Config<'a> {
     pub(crate) privilege: Privilege,
+    pub(crate) deny: &'a [Deny],
     pub(crate) rootfs: &'a Path,
     pub(crate) network_namespace: &'a Path,
     pub(crate) binds: &'a [Bind],
@@ -85,15 +89,16 @@ impl Config<'_> {
     }
 
     fn spec(&self) -> Result<Spec, OciSpecError> {
-        let Privilege::Full = self.privilege;
-        let all = every_capability();
+        // Inheritable and ambient stay empty, as Docker has them since 20.10.14 (CVE-2022-24769).
+        let capabilities = self.privilege.capabilities(self.deny);
         let capabilities = LinuxCapabilitiesBuilder::default()
-            .bounding(all.clone())
-            .effective(all.clone())
-            .permitted(all.clone())
-            .inheritable(all.clone())
-            .ambient(all)
+            .bounding(capabilities.clone())
+            .effective(capabilities.clone())
+            .permitted(capabilities)
+            .inheritable(HashSet::new())
+            .ambient(HashSet::new())
             .build()?;
+        let user = UserBuilder::default().uid(self.privilege.id()).gid(self.privilege.id()).build()?;
         let open_files = PosixRlimitBuilder::default()
             .typ(PosixRlimitType::RlimitNofile)
             .soft(OPEN_FILES)
@@ -101,8 +106,9 @@ impl Config<'_> {
             .build()?;
         let process = ProcessBuilder::default()
             .args(INIT.map(String::from))
+            .user(user)
             .env(self.environment())
-            .cwd("/")
+            .cwd(self.privilege.directory())
             .capabilities(capabilities)
             .rlimits([open_files])
             .no_new_privileges(false)
@@ -115,9 +121,9 @@ impl Config<'_> {
         {
             namespaces.push(LinuxNamespaceBuilder::default().typ(typ).build()?);
         }
-        let linux = LinuxBuilder::default().namespaces(namespaces).masked_paths([]).readonly_paths([]).build()?;
-        let mut linux = linux;
+        let mut linux = LinuxBuilder::default().namespaces(namespaces).masked_paths([]).readonly_paths([]).build()?;
         linux.set_resources(None);
+        linux.set_seccomp(Filter::of(self.deny).seccomp()?);
         SpecBuilder::default()
             .version("1.0.0")
             .root(RootBuilder::default().path(self.rootfs).readonly(false).build()?)
@@ -132,7 +138,7 @@ impl Config<'_> {
         let own = |name: &str| self.env.iter().any(|(set, _)| set == name);
         let defaults = [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-            ("HOME", "/root"),
+            ("HOME", self.privilege.home()),
             ("TERM", "xterm"),
         ];
         let defaults =
@@ -154,66 +160,56 @@ impl Config<'_> {
     }
 }
 
-/// All capabilities up to Linux 5.9, whether or not this host's root has them: gVisor's are its own.
-fn every_capability() -> HashSet<Capability> {
-    use Capability::*;
-    HashSet::from([
-        AuditControl,
-        AuditRead,
-        AuditWrite,
-        BlockSuspend,
-        Bpf,
-        CheckpointRestore,
-        Chown,
-        DacOverride,
-        DacReadSearch,
-        Fowner,
-        Fsetid,
-        IpcLock,
-        IpcOwner,
-        Kill,
-        Lease,
-        LinuxImmutable,
-        MacAdmin,
-        MacOverride,
-        Mknod,
-        NetAdmin,
-        NetBindService,
-        NetBroadcast,
-        NetRaw,
-        Perfmon,
-        Setfcap,
-        Setgid,
-        Setpcap,
-        Setuid,
-        SysAdmin,
-        SysBoot,
-        SysChroot,
-        SysModule,
-        SysNice,
-        SysPacct,
-        SysPtrace,
-        SysRawio,
-        SysResource,
-        SysTime,
-        SysTtyConfig,
-        Syslog,
-        WakeAlarm,
-    ])
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+
+    fn config<'a>(privilege: Privilege, deny: &'a [Deny]) -> Config<'a> {
+        let (rootfs, network_namespace) = (Path::new("/cache/tt-a/rootfs"), Path::new("/run/netns/tt-1"));
+        Config { privilege, deny, rootfs, network_namespace, binds: &[], env: &[] }
+    }
+
+    /// What a choice of rights decides.
+    fn rights(privilege: Privilege, deny: &[Deny]) -> serde_json::Value {
+        let json = config(privilege, deny).json();
+        let at = |pointer| json.pointer(pointer).cloned().unwrap_or_default();
+        serde_json::json!({
+            "user": at("/process/user"),
+            "env": at("/process/env"),
+            "cwd": at("/process/cwd"),
+            "capabilities": at("/process/capabilities"),
+            "seccomp": at("/linux/seccomp"),
+        })
+    }
+
+    #[test]
+    fn the_rights_of_each_privilege() {
+        insta::assert_json_snapshot!("docker", rights(Privilege::Docker, &[]));
+        insta::assert_json_snapshot!("uid1000", rights(Privilege::Uid1000, &[]));
+    }
+
+    #[test]
+    fn what_each_denial_takes_away() {
+        for right in Deny::value_variants() {
+            let json = rights(Privilege::Docker, &[*right]);
+            insta::assert_json_snapshot!(format!("docker_without_{right}"), json);
+        }
+        let everything = rights(Privilege::Full, Deny::value_variants());
+        for lost in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_RAW"] {
+            assert!(!everything["capabilities"].to_string().contains(lost), "{lost}");
+        }
+    }
 
     #[test]
     fn the_configuration_of_a_full_sandbox() {
         let config = Config {
-            privilege: Privilege::Full,
             rootfs: Path::new("/cache/tt-a/rootfs"),
             network_namespace: Path::new("/run/netns/tt-1"),
             binds: &["/opt/bin:/usr/local/bin:ro".parse().unwrap(), "/srv/app".parse().unwrap()],
             env: &[("TERM".into(), "dumb".into()), ("A".into(), "b".into())],
+            ..config(Privilege::Full, &[])
         };
         insta::assert_json_snapshot!(config.json());
     }

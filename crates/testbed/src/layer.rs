@@ -1,15 +1,16 @@
-//! Each sandbox's own root over the shared Debian tree.
+//! Each sandbox's own root over the shared Debian tree, and what else of the host its runsc shall see differently.
 //!
 //! What lies under the 9p root shows inside. On a plain directory a program may make overlayfs whiteouts (character
 //! device 0:0), so that an overlay mounted inside can have its upper directory on the root; on an overlay of the host
 //! (Docker's usual root) whiteouts are refused, and such an overlay cannot delete. Both kinds of users' sandboxes exist,
 //! hence the choice, and never a silent fallback from one to the other.
 //!
-//! The overlay is mounted in a mount namespace that only this sandbox's runsc processes are in: the host never sees the
-//! mount, and it ends with them, so that removing the directory cannot run into it.
+//! Mounts are made in a mount namespace that only this sandbox's runsc processes are in: the host never sees them, and they
+//! end with those processes, so that removing the directory cannot run into one.
 
 use std::{
-    fs,
+    ffi::OsString,
+    fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -21,45 +22,58 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::HOSTNAME,
     error::{IoContext, Result},
+    gvisor::name,
     network::Slot,
-    tool::{CP, Interrupt, UNSHARE},
+    record::Record,
+    tool::{CP, Interrupt, UNSHARE, mortal, require, succeed},
 };
 
-/// `$1` are the overlay's options and `$2` its mount point; the rest is what runs on it.
-const MOUNT_AND_RUN: &str = r#"mount -t overlay overlay -o "$1" "$2" && shift 2 && exec "$@""#;
+/// Type, options and mount point of each mount up to `--`; the rest is what runs on them.
+const MOUNT_AND_RUN: &str =
+    r#"while [ "$1" != -- ]; do mount -t "$1" -o "$2" testbed "$3" || exit; shift 3; done; shift; exec "$@""#;
 
 /// A new mount namespace in which the host's later unmounts arrive, and from which nothing goes back.
 const NAMESPACE: [&str; 5] = ["--mount", "--propagation", "slave", "--", "sh"];
 
-/// What lies under the sandbox's 9p root on the host.
+/// The sandbox's root. Inside it is 9p in any case; they differ by what lies under it on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum RootKind {
-    /// A plain directory: a full copy of the tree, a second or more.
+    /// 9p over a plain directory: a full copy of the tree, a second or more.
     #[default]
-    Directory,
-    /// An overlay, as under Docker: nothing is copied.
+    #[serde(rename = "9p")]
+    #[value(name = "9p")]
+    NineP,
+    /// 9p over an overlay, as under Docker: nothing is copied.
     Overlay,
 }
 
-/// How runsc comes to see the root.
-pub(crate) enum Layer {
-    /// Through [`NAMESPACE`] and [`MOUNT_AND_RUN`] with these options on this directory.
-    Overlay { options: String, root: PathBuf },
-    /// It lies in place.
-    Directory,
+impl fmt::Display for RootKind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&name(*self))
+    }
+}
+
+/// What is mounted for runsc, through [`NAMESPACE`] and [`MOUNT_AND_RUN`]; nothing where all lies in place.
+pub(crate) struct Layer(Vec<Mount>);
+
+struct Mount {
+    kind: &'static str,
+    options: String,
+    point: PathBuf,
 }
 
 impl Layer {
-    /// Prepares the root of one sandbox in its directory `disk`.
-    pub(crate) fn make(kind: RootKind, tree: &Path, disk: &Path, slot: Slot, interrupt: &Interrupt) -> Result<Self> {
+    /// Prepares the root of one sandbox in its directory.
+    pub(crate) fn make(record: &Record, tree: &Path, interrupt: &Interrupt) -> Result<Self> {
+        let (disk, slot) = (&record.disk, record.slot);
         let root = disk.join("rootfs");
         fs::create_dir_all(&root).io("create", &root)?;
-        match kind {
-            RootKind::Directory => {
+        let mut mounts = Vec::new();
+        match record.root {
+            RootKind::NineP => {
                 CP.run(&["-aT", "--reflink=auto", &tree.to_string_lossy(), &root.to_string_lossy()], interrupt)?;
                 write_identity(&root, slot)?;
-                Ok(Self::Directory)
             }
             RootKind::Overlay => {
                 let (upper, work) = (disk.join("upper"), disk.join("work"));
@@ -73,33 +87,48 @@ impl Layer {
                 write_identity(&upper, slot)?;
                 let (lower, upper, work) = (tree.display(), upper.display(), work.display());
                 let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-                let overlay = Self::Overlay { options, root };
-                overlay.check(interrupt)?;
-                Ok(overlay)
+                mounts.push(Mount { kind: "overlay", options, point: root });
             }
         }
+        if record.gvisor.mistakes_namespaces() {
+            mounts.push(Mount { kind: "tmpfs", options: "ro".into(), point: "/proc/sys/net".into() });
+        }
+        let layer = Self(mounts);
+        layer.check(interrupt)?;
+        Ok(layer)
     }
 
-    /// Fails with mount's own words where the overlay cannot be mounted: the cache itself may lie on an overlay.
+    /// Fails with mount's own words where something cannot be mounted: the cache itself may lie on an overlay.
     fn check(&self, interrupt: &Interrupt) -> Result<()> {
-        let Self::Overlay { options, root } = self else { return Ok(()) };
-        let mut args = NAMESPACE.to_vec();
-        let root = root.to_string_lossy();
-        args.extend(["-c", MOUNT_AND_RUN, "sh", options, &root, "true"]);
-        UNSHARE.run(&args, interrupt).map(|_| ())
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        require(UNSHARE.0, UNSHARE.1)?;
+        succeed(mortal(UNSHARE.0).args(self.words()).arg("true"), interrupt).map(|_| ())
     }
 
-    /// `command`, run where the root is in place.
+    /// `command`, run where everything is in place.
     pub(crate) fn around(&self, command: &Command) -> Command {
-        let Self::Overlay { options, root } = self else {
-            let mut plain = Command::new(command.get_program());
-            plain.args(command.get_args());
-            return plain;
+        let mut around = if self.0.is_empty() {
+            Command::new(command.get_program())
+        } else {
+            let mut wrapped = Command::new(UNSHARE.0);
+            wrapped.args(self.words()).arg(command.get_program());
+            wrapped
         };
-        let mut wrapped = Command::new(UNSHARE.0);
-        wrapped.args(NAMESPACE).args(["-c", MOUNT_AND_RUN, "sh", options]).arg(root);
-        wrapped.arg(command.get_program()).args(command.get_args());
-        wrapped
+        around.args(command.get_args());
+        around
+    }
+
+    /// The arguments of `unshare` up to what is to run.
+    fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = NAMESPACE.map(Into::into).into();
+        words.extend(["-c", MOUNT_AND_RUN, "sh"].map(Into::into));
+        for mount in &self.0 {
+            words.extend([mount.kind.into(), mount.options.as_str().into(), mount.point.as_os_str().to_owned()]);
+        }
+        words.push("--".into());
+        words
     }
 }
 
@@ -126,14 +155,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runsc_is_run_inside_the_overlay() {
+    fn runsc_is_run_where_all_is_mounted() {
         let mut runsc = Command::new("/opt/runsc");
         runsc.args(["run", "a"]);
         let words = |command: &Command| -> Vec<_> {
             command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
         };
-        let overlay = Layer::Overlay { options: "lowerdir=/t".into(), root: "/d/rootfs".into() };
-        assert_eq!(words(&overlay.around(&runsc))[7..], ["sh", "lowerdir=/t", "/d/rootfs", "/opt/runsc", "run", "a"]);
-        assert_eq!(words(&Layer::Directory.around(&runsc)), ["run", "a"]);
+        let overlay = Mount { kind: "overlay", options: "lowerdir=/t".into(), point: "/d/rootfs".into() };
+        let around = words(&Layer(vec![overlay]).around(&runsc));
+        assert_eq!(around[7..], ["sh", "overlay", "lowerdir=/t", "/d/rootfs", "--", "/opt/runsc", "run", "a"]);
+        assert_eq!(words(&Layer(Vec::new()).around(&runsc)), ["run", "a"]);
+    }
+
+    #[test]
+    fn roots_are_called_as_they_are_chosen() {
+        assert_eq!(RootKind::NineP.to_string(), "9p");
+        assert_eq!(serde_json::to_value(RootKind::NineP).unwrap(), "9p");
+        assert_eq!(RootKind::Overlay.to_string(), "overlay");
     }
 }

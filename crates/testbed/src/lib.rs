@@ -1,7 +1,8 @@
 //! Real gVisor sandboxes for `make up`, tests and benches.
 //!
 //! A sandbox is an unmodified `runsc` around a small Debian root, with the rights and gaps that users' sandboxes have:
-//! a 9p root that keeps what is written, no cgroup mounts, gVisor's own network stack. Each one gets
+//! a 9p root that keeps what is written, no cgroup mounts, gVisor's own network stack. Which build of gVisor
+//! ([`Gvisor`], [`Platform`]) and which rights ([`Privilege`], [`Deny`]) are its maker's choice. Each one gets
 //!
 //! 1. a **root** of its own: a copy of, or an overlay over, a Debian tree that debootstrap makes once and a cache keeps
 //!    ([`RootKind`]),
@@ -26,11 +27,13 @@
 mod config;
 mod error;
 mod exec;
+mod filter;
 mod gvisor;
 mod layer;
 mod network;
 mod process;
 mod record;
+mod rights;
 mod rootfs;
 mod sandbox;
 mod store;
@@ -40,10 +43,11 @@ mod tool;
 pub use config::Bind;
 pub use error::{Error, Result};
 pub use exec::Exec;
-pub use gvisor::{Gvisor, Platform, Privilege};
+pub use gvisor::{Gvisor, Platform};
 pub use layer::RootKind;
 pub use network::Slot;
 pub use record::{Record, State};
+pub use rights::{Deny, Privilege};
 pub use sandbox::{Builder, Kept, Sandbox, check_host, list, sweep};
 pub use store::Swept;
 pub use tool::Interrupt;

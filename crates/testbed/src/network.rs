@@ -65,10 +65,7 @@ impl Slot {
 
     /// A slot that neither a recorded sandbox nor anything on this host uses. Ask under the store's lock.
     pub(crate) fn free(recorded: BTreeSet<Self>) -> Result<Option<Self>> {
-        let mut used = recorded;
-        for directory in ["/sys/class/net", "/run/netns"] {
-            used.extend(names(Path::new(directory)).iter().filter_map(|name| Self::parse(name)));
-        }
+        let used = &recorded | &Self::of_this_host();
         let networks: Vec<Ipv4Net> = getifaddrs()
             .io("list the addresses of", "this host")?
             .filter_map(|interface| {
@@ -78,6 +75,12 @@ impl Slot {
             })
             .collect();
         Ok(Self::choose(&used, &networks))
+    }
+
+    /// Every slot that a link or a network namespace here is named after.
+    pub(crate) fn of_this_host() -> BTreeSet<Self> {
+        let directories = ["/sys/class/net", "/run/netns"].map(Path::new);
+        directories.into_iter().flat_map(names).filter_map(|name| Self::parse(&name)).collect()
     }
 
     fn parse(link: &str) -> Option<Self> {

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    gvisor::{Gvisor, Platform, Privilege},
+    gvisor::{Gvisor, Platform},
     layer::RootKind,
     network::Slot,
     process::{Process, boot_id},
+    rights::{Deny, Privilege},
 };
 
 /// How a sandbox stands, derived from its record, its lock and its processes.
@@ -41,7 +42,12 @@ pub struct Record {
     pub(crate) platform: Platform,
     pub(crate) privilege: Privilege,
     #[serde(default)] // absent in records written before there was a choice
+    pub(crate) deny: Vec<Deny>,
+    #[serde(default)]
     pub(crate) root: RootKind,
+    /// The Debian tree under its root; none in records written before trees were pruned.
+    #[serde(default)]
+    pub(crate) tree: Option<PathBuf>,
     pub(crate) runsc: PathBuf,
     pub(crate) slot: Slot,
     /// On disk, not on the tmpfs that /run may be.
@@ -79,6 +85,11 @@ impl Record {
     /// The rights inside.
     pub fn privilege(&self) -> Privilege {
         self.privilege
+    }
+
+    /// The rights it was made without.
+    pub fn deny(&self) -> &[Deny] {
+        &self.deny
     }
 
     /// What lies under its 9p root on the host.
@@ -184,6 +195,8 @@ pub(crate) mod tests {
             gvisor: Gvisor::default(),
             platform: Platform::default(),
             privilege: Privilege::default(),
+            deny: Vec::new(),
+            tree: None,
             root: RootKind::default(),
             runsc: "/nowhere/runsc".into(),
             slot: serde_json::from_str("1").expect("a slot"),

@@ -6,8 +6,8 @@
 use std::{
     fs::{self, File},
     io,
-    io::{BufRead, BufReader, IsTerminal},
-    os::unix::process::CommandExt,
+    io::{BufRead, BufReader, IsTerminal, Write},
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     process::Stdio,
     thread,
@@ -21,8 +21,9 @@ use nix::{
 
 use crate::{
     error::{Error, IoContext, Result},
+    rights::{USER, USER_HOME, USER_ID},
     teardown::remove_tree,
-    tool::{Interrupt, UNSHARE, describe, mortal, require, spawn_failed, tail, wait},
+    tool::{Interrupt, UNSHARE, mortal, require, spawn, tail, wait},
 };
 
 const SUITE: &str = "bookworm";
@@ -41,8 +42,16 @@ const STRIP: [&str; 9] = [
     "var/log",
 ];
 
-/// The cached tree, made first when missing (a minute or two, told on stderr).
-pub(crate) fn prepare(cache: &Path, interrupt: &Interrupt) -> Result<PathBuf> {
+/// How many trees stay when a new one is made: switching between two versions of this program costs nothing.
+const KEPT: usize = 2;
+
+/// The cached tree, made first when missing (a minute or two, told on stderr). Then older ones go, except those that
+/// `in_use` has; it is none where that cannot be known.
+pub(crate) fn prepare(
+    cache: &Path,
+    in_use: impl FnOnce() -> Result<Option<Vec<PathBuf>>>,
+    interrupt: &Interrupt,
+) -> Result<PathBuf> {
     let parent = cache.join("rootfs");
     let tree = parent.join(key());
     if tree.exists() {
@@ -57,19 +66,22 @@ pub(crate) fn prepare(cache: &Path, interrupt: &Interrupt) -> Result<PathBuf> {
     let half = parent.join(format!("{}.new", key()));
     remove_tree(&half)?;
     eprintln!("testbed: making the Debian {SUITE} root of all sandboxes (once; takes 1-2 minutes)");
-    let made = debootstrap(&half, interrupt).and_then(|()| strip(&half));
+    let made = debootstrap(&half, interrupt).and_then(|()| strip(&half)).and_then(|()| add_user(&half));
     if let Err(error) = made {
         let _ = remove_tree(&half);
         return Err(error);
     }
     fs::rename(&half, &tree).io("rename", &half)?;
     eprintln!("testbed: the root is in {}", tree.display());
+    if let Some(in_use) = in_use()? {
+        prune(&parent, &in_use)?;
+    }
     Ok(tree)
 }
 
 /// Changes with everything that decides the tree's content.
 fn key() -> String {
-    let content = format!("{SUITE} {PACKAGES} {} {}", STRIP.join(" "), std::env::consts::ARCH);
+    let content = format!("{SUITE} {PACKAGES} {} {} {}", STRIP.join(" "), user().concat(), std::env::consts::ARCH);
     // FNV-1a: short, and the same in every version of this program.
     let hash = content
         .bytes()
@@ -103,14 +115,7 @@ fn debootstrap(target: &Path, interrupt: &Interrupt) -> Result<()> {
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--", "debootstrap", "--variant=minbase"]);
     command.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(target);
     command.args(mirror());
-    let name = describe(&command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|source| spawn_failed(&name, source))?;
+    let (mut child, name) = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let stdout = child.stdout.take().map(progress);
     let stderr = child.stderr.take().map(progress);
     let status = wait(&mut child, interrupt)?;
@@ -189,8 +194,52 @@ fn strip(tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What is added to which file for the user of [`Privilege::Uid1000`](crate::Privilege::Uid1000).
+fn user() -> [String; 6] {
+    [
+        "etc/passwd".into(),
+        format!("{USER}:x:{USER_ID}:{USER_ID}::{USER_HOME}:/bin/bash\n"),
+        "etc/group".into(),
+        format!("{USER}:x:{USER_ID}:\n"),
+        "etc/shadow".into(),
+        format!("{USER}:*:20000:0:99999:7:::\n"),
+    ]
+}
+
+fn add_user(tree: &Path) -> Result<()> {
+    for pair in user().chunks_exact(2) {
+        let path = tree.join(&pair[0]);
+        let mut file = File::options().append(true).open(&path).io("open", &path)?;
+        file.write_all(pair[1].as_bytes()).io("write", &path)?;
+    }
+    let home = tree.join(USER_HOME.trim_start_matches('/'));
+    fs::create_dir(&home).io("create", &home)?;
+    chown(&home, Some(USER_ID), Some(USER_ID)).io("give away", home)
+}
+
+/// Removes all trees but the newest [`KEPT`] and those in use.
+fn prune(parent: &Path, in_use: &[PathBuf]) -> Result<()> {
+    let mut trees = Vec::new();
+    for entry in fs::read_dir(parent).io("list", parent)? {
+        let path = entry.io("list", parent)?.path();
+        // One that is being made has a dot in its name, as its lock has.
+        if path.is_dir() && path.extension().is_none() {
+            let made = path.symlink_metadata().and_then(|metadata| metadata.modified()).io("look at", &path)?;
+            trees.push((made, path));
+        }
+    }
+    trees.sort();
+    trees.truncate(trees.len().saturating_sub(KEPT));
+    for (_, tree) in trees.into_iter().filter(|(_, tree)| !in_use.contains(tree)) {
+        remove_tree(&tree)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -204,6 +253,37 @@ mod tests {
                    Suites: bookworm bookworm-updates\nComponents: main\n";
         assert_eq!(archive_of(new).as_deref(), Some("http://archive.example/debian"));
         assert_eq!(archive_of("deb http://archive.example/debian trixie main\n"), None);
+    }
+
+    #[test]
+    fn the_newest_trees_and_those_in_use_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        for (age, name) in ["new", "newer.new", "old", "older", "oldest"].into_iter().enumerate() {
+            fs::create_dir(path(name)).unwrap();
+            let made = SystemTime::now() - Duration::from_secs(60 * age as u64);
+            File::open(path(name)).unwrap().set_modified(made).unwrap();
+            fs::write(path(&format!("{name}.lock")), "").unwrap();
+        }
+        prune(parent.path(), &[path("oldest")]).unwrap();
+        let left = |name: &&str| path(name).exists();
+        let all = ["new", "newer.new", "old", "older", "oldest", "older.lock"];
+        let left: Vec<_> = all.into_iter().filter(left).collect();
+        assert_eq!(left, ["new", "newer.new", "old", "oldest", "older.lock"]);
+    }
+
+    #[test]
+    fn the_user_of_uid1000_is_added() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir_all(tree.path().join("etc")).unwrap();
+        fs::create_dir(tree.path().join("home")).unwrap();
+        for name in ["passwd", "group", "shadow"] {
+            fs::write(tree.path().join("etc").join(name), "root:x:0:0\n").unwrap();
+        }
+        let made = add_user(tree.path());
+        assert!(made.is_ok() || !nix::unistd::geteuid().is_root(), "{made:?}"); // only root gives directories away
+        let passwd = fs::read_to_string(tree.path().join("etc/passwd")).unwrap();
+        assert_eq!(passwd, "root:x:0:0\nuser:x:1000:1000::/home/user:/bin/bash\n");
     }
 
     #[test]

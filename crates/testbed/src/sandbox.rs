@@ -1,12 +1,12 @@
 //! Sandboxes as their users see them.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs::{self, File},
     net::Ipv4Addr,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Output, Stdio},
+    process::{Child, Output},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -16,14 +16,15 @@ use crate::{
     config::{Bind, Config},
     error::{Error, IoContext, Result},
     exec::Exec,
-    gvisor::{Gvisor, Platform, Privilege, runsc},
+    gvisor::{Gvisor, Platform, runsc},
     layer::{Layer, RootKind},
     network::Slot,
     process::{Process, boot_id},
     record::{Files, Record, State, check_name, now},
+    rights::{Deny, Privilege},
     rootfs,
     store::{Claim, Claimed, Store, Swept},
-    tool::{Interrupt, describe, require, spawn_failed, tail, wait},
+    tool::{Interrupt, require, spawn, succeed, tail, wait},
 };
 
 /// How a sandbox shall be.
@@ -33,6 +34,7 @@ pub struct Builder {
     gvisor: Gvisor,
     platform: Platform,
     privilege: Privilege,
+    deny: BTreeSet<Deny>,
     root: RootKind,
     binds: Vec<Bind>,
     env: Vec<(String, String)>,
@@ -80,6 +82,12 @@ impl Builder {
     /// Chooses the rights inside.
     pub fn privilege(mut self, privilege: Privilege) -> Self {
         self.privilege = privilege;
+        self
+    }
+
+    /// Takes rights away; adds to those that earlier calls took.
+    pub fn deny(mut self, rights: impl IntoIterator<Item = Deny>) -> Self {
+        self.deny.extend(rights);
         self
     }
 
@@ -140,12 +148,12 @@ impl Builder {
         check_host(self.gvisor)?;
         check_name(&name)?;
         let store = Store::open()?;
-        store.sweep()?.warn();
+        store.sweep_all()?.warn();
         let mut builder = self;
         for bind in &mut builder.binds {
             bind.source = fs::canonicalize(&bind.source).io("bind", &bind.source)?;
         }
-        let tree = rootfs::prepare(store.cache(), &builder.interrupt)?;
+        let tree = rootfs::prepare(store.cache(), || store.trees_in_use(), &builder.interrupt)?;
         let draft = Record {
             disk: store.disk(&name),
             name,
@@ -156,7 +164,9 @@ impl Builder {
             gvisor: builder.gvisor,
             platform: builder.platform,
             privilege: builder.privilege,
+            deny: builder.deny.iter().copied().collect(),
             root: builder.root,
+            tree: Some(tree.clone()),
             runsc: builder.gvisor.runsc()?,
             slot: Slot::default(),
             sandbox: None,
@@ -182,10 +192,14 @@ impl Builder {
     /// The steps of a start. What they make is removed by the caller when one fails.
     fn make(&self, claim: &Claim, record: &mut Record, tree: &Path) -> Result<()> {
         fs::create_dir_all(&record.disk).io("create", &record.disk)?;
-        let layer = Layer::make(self.root, tree, &record.disk, record.slot, &self.interrupt)?;
+        let layer = Layer::make(record, tree, &self.interrupt)?;
         record.slot.create(&self.interrupt)?;
         self.write_bundle(claim, record)?;
         record.sandbox = Some(self.boot(claim, record, &layer)?);
+        if record.deny.contains(&Deny::Fuse) {
+            let root = Files(&claim.directory).root();
+            succeed(&mut Exec::as_root(record, &root, remove_fuse(&record.deny)), &self.interrupt)?;
+        }
         claim.write(record)
     }
 
@@ -194,6 +208,7 @@ impl Builder {
         fs::create_dir_all(&bundle).io("create", &bundle)?;
         let config = Config {
             privilege: record.privilege,
+            deny: &record.deny,
             rootfs: &record.disk.join("rootfs"),
             network_namespace: &record.slot.namespace(),
             binds: &self.binds,
@@ -207,14 +222,13 @@ impl Builder {
     fn boot(&self, claim: &Claim, record: &Record, layer: &Layer) -> Result<Process> {
         let files = Files(&claim.directory);
         let log = File::create(files.log()).io("create", files.log())?;
-        let mut command = runsc(&record.runsc, &files.root(), record.platform);
+        let mut command = runsc(record, &files.root());
         command.args(["run", "--detach", "--pid-file"]).arg(files.pid()).arg("--bundle").arg(files.bundle());
         command.arg(record.id());
         let mut command = layer.around(&command);
         // The init keeps these streams: they must be nothing that a caller waits on.
-        command.stdin(Stdio::null()).stdout(log.try_clone().io("open", files.log())?).stderr(log);
-        let name = describe(&command);
-        let mut child = command.process_group(0).spawn().map_err(|source| spawn_failed(&name, source))?;
+        command.stdout(log.try_clone().io("open", files.log())?).stderr(log);
+        let (mut child, name) = spawn(&mut command)?;
         let status = wait(&mut child, &self.interrupt)?;
         let said = || tail(&fs::read_to_string(files.log()).unwrap_or_default(), 20);
         if !status.success() {
@@ -318,6 +332,15 @@ impl Sandbox {
     }
 }
 
+/// gVisor's /dev has the device whatever the configuration says, and so has devtmpfs, which is one for all who mount it.
+fn remove_fuse(deny: &[Deny]) -> &'static str {
+    if deny.contains(&Deny::Mount) {
+        "rm -f /dev/fuse" // nobody mounts a devtmpfs, and in 2026-07 not even this script could
+    } else {
+        "rm -f /dev/fuse && unshare -m sh -c 'mount -t devtmpfs dev /mnt && rm -f /mnt/fuse'"
+    }
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take()
@@ -343,7 +366,7 @@ pub fn list() -> Result<Vec<(Record, State)>> {
     Store::open()?.list()
 }
 
-/// Removes the sandboxes whose owners were killed.
+/// Removes the sandboxes whose owners were killed, and links that a killed start made too late for its record.
 pub fn sweep() -> Result<Swept> {
-    Store::open()?.sweep()
+    Store::open()?.sweep_all()
 }

@@ -1,7 +1,7 @@
 //! Where records live, and who may touch which.
 //!
 //! `/run/terrarium-testbed/<id>/` holds a sandbox's record, lock, log and runsc's own state;
-//! `${XDG_CACHE_HOME:-~/.cache}/terrarium/sandboxes/<id>/` its root, on disk.
+//! `${TERRARIUM_CACHE:-${XDG_CACHE_HOME:-~/.cache}/terrarium}/sandboxes/<id>/` its root, on disk.
 //!
 //! Whoever makes, owns or removes a sandbox holds the lock file of its directory. The kernel frees that lock when its
 //! holder dies, however it dies: **a free lock on a sandbox that is not to be kept means that its owner is gone.**
@@ -22,6 +22,7 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
+use serde::de::DeserializeOwned;
 
 use crate::{
     error::{Error, IoContext, Result},
@@ -95,7 +96,7 @@ impl Store {
         Ok(store)
     }
 
-    /// What can be made again: `${XDG_CACHE_HOME:-~/.cache}/terrarium`.
+    /// What can be made again: `${TERRARIUM_CACHE:-${XDG_CACHE_HOME:-~/.cache}/terrarium}`.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }
@@ -143,8 +144,7 @@ impl Store {
 
     /// Call under the store's lock.
     fn add(&self, directory: PathBuf, draft: &Record) -> Result<Claimed> {
-        let used: BTreeSet<Slot> = self.directories()?.iter().filter_map(|other| slot_in(other)).collect();
-        let slot = Slot::free(used)?.ok_or(Error::NoAddress)?;
+        let slot = Slot::free(self.slots()?)?.ok_or(Error::NoAddress)?;
         let record = Record { slot, ..draft.clone() };
         fs::DirBuilder::new().mode(0o700).create(&directory).io("create", &directory)?;
         match try_lock(&directory)? {
@@ -226,6 +226,37 @@ impl Store {
             }
         }
         Ok(swept)
+    }
+
+    /// [`sweep`](Self::sweep), and the links and network namespaces of our naming that no record has: an `ip` that outlived
+    /// its killed testbed for a moment can make one after all else is swept.
+    pub(crate) fn sweep_all(&self) -> Result<Swept> {
+        let mut swept = self.sweep()?;
+        // A slot is recorded under this lock before anything is made for it.
+        let _whole = self.lock()?;
+        let recorded = self.slots()?;
+        for slot in Slot::of_this_host().difference(&recorded) {
+            let problems = slot.delete();
+            if problems.is_empty() {
+                swept.removed.push(slot.link());
+            } else {
+                swept.failed.push(Error::Leftovers { id: slot.link(), problems });
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The Debian trees that sandboxes stand on; none when one of them does not tell.
+    pub(crate) fn trees_in_use(&self) -> Result<Option<Vec<PathBuf>>> {
+        let _whole = self.lock()?;
+        let records = self.directories()?;
+        let trees = records.iter().map(|directory| field::<PathBuf>(directory, "tree"));
+        Ok(trees.collect())
+    }
+
+    /// Call under the store's lock.
+    fn slots(&self) -> Result<BTreeSet<Slot>> {
+        Ok(self.directories()?.iter().filter_map(|directory| field(directory, "slot")).collect())
     }
 
     fn abandoned(&self, failed: &mut Vec<Error>) -> Result<Vec<(Claim, Option<Record>)>> {
@@ -312,10 +343,10 @@ fn read(directory: &Path) -> Result<Option<Record>> {
     }
 }
 
-/// The slot in a record of any version.
-fn slot_in(directory: &Path) -> Option<Slot> {
+/// A field in a record of any version.
+fn field<T: DeserializeOwned>(directory: &Path, name: &str) -> Option<T> {
     let record: serde_json::Value = serde_json::from_slice(&fs::read(Files(directory).record()).ok()?).ok()?;
-    serde_json::from_value(record.get("slot")?.clone()).ok()
+    serde_json::from_value(record.get(name)?.clone()).ok()
 }
 
 fn owned_by_another(record: Option<&Record>) -> Result<()> {
@@ -338,10 +369,17 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
+/// As the scripts have it, where everything else that can be made again is.
 fn cache_directory() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    cache_from(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+fn cache_from(set: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let home = || set("HOME").unwrap_or_else(|| "/root".into());
-    set("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache")).join("terrarium")
+    let cache = || set("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache")).join("terrarium");
+    let cache = set("TERRARIUM_CACHE").unwrap_or_else(cache);
+    // runsc asks for absolute paths.
+    std::path::absolute(&cache).unwrap_or(cache)
 }
 
 #[cfg(test)]

@@ -113,6 +113,29 @@ fn a_root_that_lost_its_record_is_removed() {
 }
 
 #[test]
+fn the_cache_is_where_the_scripts_have_it() {
+    let cache = |set: &[(&str, &str)]| {
+        cache_from(|name| set.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
+    };
+    assert_eq!(cache(&[("HOME", "/h")]), Path::new("/h/.cache/terrarium"));
+    assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Path::new("/x/terrarium"));
+    assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("TERRARIUM_CACHE", "/t")]), Path::new("/t"));
+    assert!(cache(&[("TERRARIUM_CACHE", "t")]).is_absolute());
+}
+
+#[test]
+fn trees_are_known_to_be_in_use_unless_a_record_is_silent() {
+    let fixture = fixture();
+    let in_use = || fixture.store.trees_in_use().expect("the trees in use");
+    assert_eq!(in_use(), Some(Vec::new()));
+    let draft = Record { tree: Some("/trees/a".into()), ..fixture.draft("a", false) };
+    let _a = fixture.claim(&draft);
+    assert_eq!(in_use(), Some(vec!["/trees/a".into()]));
+    let _b = fixture.claim(&fixture.draft("b", false));
+    assert_eq!(in_use(), None);
+}
+
+#[test]
 fn a_name_in_use_by_a_living_owner_is_refused() {
     let fixture = fixture();
     let _owner = fixture.claim(&fixture.draft("a", false));

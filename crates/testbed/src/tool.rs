@@ -77,14 +77,7 @@ impl Tool {
 
 /// Runs `command` to its end, both outputs captured, and fails unless it succeeds.
 pub(crate) fn succeed(command: &mut Command, interrupt: &Interrupt) -> Result<Vec<u8>> {
-    let describe = describe(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|source| spawn_failed(&describe, source))?;
+    let (mut child, describe) = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let status = wait(&mut child, interrupt)?;
@@ -95,6 +88,13 @@ pub(crate) fn succeed(command: &mut Command, interrupt: &Interrupt) -> Result<Ve
     }
     let said = [output.stdout, output.stderr].concat();
     Err(Error::Tool { command: describe, status, output: tail(&String::from_utf8_lossy(&said), 20) })
+}
+
+/// Starts `command` without input and in a process group of its own, for [`wait`]; also returns its description.
+pub(crate) fn spawn(command: &mut Command) -> Result<(Child, String)> {
+    let describe = describe(command);
+    let child = command.stdin(Stdio::null()).process_group(0).spawn();
+    child.map(|child| (child, describe.clone())).map_err(|source| spawn_failed(&describe, source))
 }
 
 /// Waits for `child`, and kills its process group when interrupted.

@@ -2,16 +2,18 @@
 //!
 //! Where no sandbox can run (not root, no runsc) every test counts as ignored, with the reason.
 
+mod common;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 
+use common::{Outcome, ensure, equal, quickest, text};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::{
     sys::signal::{Signal, kill},
@@ -20,11 +22,10 @@ use nix::{
 use serde_json::Value;
 use terrarium_testbed::{Builder, Gvisor, RootKind, Sandbox, check_host};
 
-type Outcome = Result<(), Failed>;
 type Test = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let tests: [Test; 16] = [
+    let tests: [Test; 17] = [
         ("the_exit_code_is_passed_on", the_exit_code_is_passed_on),
         ("output_and_input_stream_while_running", output_and_input_stream_while_running),
         ("a_regular_file_gets_all_output", a_regular_file_gets_all_output),
@@ -39,6 +40,7 @@ fn main() {
         ("ctrl_c_while_starting_leaves_nothing", ctrl_c_while_starting_leaves_nothing),
         ("a_killed_run_is_swept", a_killed_run_is_swept),
         ("a_killed_start_is_swept", a_killed_start_is_swept),
+        ("links_without_a_record_are_swept", links_without_a_record_are_swept),
         ("a_panic_leaves_nothing", a_panic_leaves_nothing),
         ("a_living_owner_keeps_its_sandbox", a_living_owner_keeps_its_sandbox),
     ];
@@ -166,8 +168,8 @@ fn binds_are_seen_inside() -> Outcome {
 
 fn the_kind_of_root_decides_about_whiteouts() -> Outcome {
     // Where the host cannot mount an overlay there is one kind only.
-    let kinds = [(RootKind::Directory, true), (RootKind::Overlay, false)];
-    for (root, allowed) in kinds.into_iter().filter(|(root, _)| [quickest(), RootKind::Directory].contains(root)) {
+    let kinds = [(RootKind::NineP, true), (RootKind::Overlay, false)];
+    for (root, allowed) in kinds.into_iter().filter(|(root, _)| [quickest(), RootKind::NineP].contains(root)) {
         let sandbox = sandbox().root(root).start()?;
         let traces = Traces::of(sandbox.name())?;
         equal(sandbox.exec(["mknod", "/root/whiteout", "c", "0", "0"])?.status.success(), allowed)?;
@@ -226,6 +228,19 @@ fn a_killed_start_is_swept() -> Outcome {
         Traces::expected(&name).expect_none()?;
     }
     Ok(())
+}
+
+fn links_without_a_record_are_swept() -> Outcome {
+    // What an `ip` leaves that outlived its killed testbed: the last slot, which no sandbox here has.
+    let (link, namespace) = (Path::new("/sys/class/net/tt-16383"), Path::new("/run/netns/tt-16383"));
+    let ip = |words: &str| Command::new("ip").args(words.split(' ')).status();
+    ensure(ip("netns add tt-16383")?.success(), "no namespace")?;
+    ensure(ip("link add tt-16383 type veth peer name eth0 netns tt-16383")?.success(), "no link")?;
+    let sandbox = sandbox().start()?;
+    ensure(!link.exists() && !namespace.exists(), "they are left")?;
+    let traces = Traces::of(sandbox.name())?;
+    equal(testbed(&["list"])?.status.code(), Some(0))?;
+    traces.expect_all()
 }
 
 fn a_panic_leaves_nothing() -> Outcome {
@@ -305,13 +320,6 @@ impl Traces {
     }
 }
 
-/// The kind of root that starts quickest here; what these tests look at does not depend on it.
-fn quickest() -> RootKind {
-    static KIND: OnceLock<RootKind> = OnceLock::new();
-    let overlay = || Sandbox::builder().root(RootKind::Overlay).start().is_ok();
-    *KIND.get_or_init(|| if overlay() { RootKind::Overlay } else { RootKind::Directory })
-}
-
 fn sandbox() -> Builder {
     Sandbox::builder().root(quickest())
 }
@@ -321,7 +329,7 @@ fn command(args: &[&str]) -> Command {
     let (verb, rest) = args.split_at(1);
     command.args(verb).stdin(Stdio::null());
     if let ["run" | "start"] = verb {
-        command.arg(format!("--root={}", format!("{:?}", quickest()).to_lowercase()));
+        command.arg(format!("--root={}", quickest()));
     }
     command.args(rest);
     command
@@ -347,16 +355,4 @@ fn unique(what: &str) -> String {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     format!("test-{what}-{}-{count}", std::process::id())
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn equal<T: PartialEq + std::fmt::Debug>(found: T, expected: T) -> Outcome {
-    ensure(found == expected, &format!("found {found:?}, expected {expected:?}"))
-}
-
-fn ensure(holds: bool, otherwise: &str) -> Outcome {
-    if holds { Ok(()) } else { Err(otherwise.to_owned().into()) }
 }

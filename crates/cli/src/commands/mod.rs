@@ -2,9 +2,11 @@
 
 mod completion;
 mod down;
+mod exec;
 mod image;
 mod kubectl;
 mod logs;
+mod map_ids;
 mod probe;
 mod status;
 mod supervise;
@@ -16,13 +18,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use terrarium_cluster::{DEFAULT_DATA_DIR, Layout, refuse_another, running_data_dir};
+use terrarium_cluster::{Layout, Options, default_data_dir, refuse_another, running_data_dir};
+use terrarium_remedies::Decision;
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
 #[command(name = "terrarium", version, max_term_width = 100)]
 pub struct Cli {
-    /// Where the cluster's state, keys, images and logs are kept [default: that of the running cluster, else /var/lib/terrarium]
+    /// Where the cluster's state, keys, images and logs are kept [default: that of the running cluster, else /var/lib/terrarium for root and ~/.local/share/terrarium for others]
     #[arg(long, global = true, value_name = "DIR", env = "TERRARIUM_DATA_DIR", hide_env_values = true)]
     data_dir: Option<PathBuf>,
 
@@ -42,10 +45,27 @@ enum Command {
     /// Print the versions of terrarium and its components
     Version,
     Completion(completion::Args),
+    Exec(exec::Args),
     #[command(hide = true)]
     Probe(probe::Args),
     #[command(hide = true)]
     Supervise(supervise::Args),
+    #[command(hide = true, name = terrarium_remedies::namespace::MAP_IDS)]
+    MapIds(map_ids::Args),
+}
+
+/// Which remedies are used.
+#[derive(Clone, Debug, clap::Args)]
+struct Remedies {
+    /// Use this remedy for a gap, such as cgroup-stats=flag, or none at all: kmsg=none. May be given more than once
+    #[arg(long = "remedy", value_name = "GAP=RUNG")]
+    remedies: Vec<Decision>,
+}
+
+impl Remedies {
+    fn options(&self, control_plane_only: bool) -> Options {
+        Options { remedies: self.remedies.iter().copied().collect(), control_plane_only }
+    }
 }
 
 /// How data is printed.
@@ -71,6 +91,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Image(command) => image::run(&layout()?, &command),
         Command::Version => version::run(&layout()?),
         Command::Completion(args) => completion::run(&args),
+        Command::Exec(args) => exec::run(&layout()?, &args),
+        Command::MapIds(args) => map_ids::run(&args),
         Command::Probe(args) => probe::run(data_dir, &args),
         Command::Supervise(args) => supervise::run(&layout()?, &args),
     }
@@ -78,7 +100,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 
 /// The layout for the data directory that was asked for: that of the cluster which is here, if there is one.
 fn layout(data_dir: Option<PathBuf>) -> Result<Layout> {
-    let default = Layout::new(DEFAULT_DATA_DIR)?;
+    let default = Layout::new(default_data_dir())?;
     let Some(asked) = data_dir else {
         return Ok(running_data_dir(&default).map(Layout::new).transpose()?.unwrap_or(default));
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use terrarium_cluster::DEFAULT_DATA_DIR;
+use terrarium_cluster::default_data_dir;
 use terrarium_gaps::Place;
 
 /// Try what this sandbox does and print the report as JSON
@@ -24,7 +24,7 @@ fn place(name: &str) -> Result<Place, serde_json::Error> {
 }
 
 pub fn run(data_dir: Option<PathBuf>, args: &Args) -> Result<ExitCode> {
-    let data_dir = data_dir.map_or_else(|| Ok(DEFAULT_DATA_DIR.into()), std::path::absolute)?;
+    let data_dir = data_dir.map_or_else(|| Ok(default_data_dir()), std::path::absolute)?;
     if let Some(part) = &args.part {
         return Ok(terrarium_probes::run_part(part, &data_dir, args.place));
     }

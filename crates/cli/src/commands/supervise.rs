@@ -7,12 +7,21 @@ use anyhow::Result;
 use terrarium_cluster::{Layout, supervisor};
 use tracing_subscriber::EnvFilter;
 
+use super::Remedies;
+
 /// Keep the cluster running until SIGTERM, then take it down
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// When the user asked for the cluster, in milliseconds since 1970
     #[arg(long, value_name = "MILLISECONDS")]
     since: Option<u64>,
+
+    #[command(flatten)]
+    remedies: Remedies,
+
+    /// No node
+    #[arg(long)]
+    control_plane_only: bool,
 }
 
 /// That the API does not answer while it starts is no news.
@@ -27,6 +36,6 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = args.since.map_or(Duration::ZERO, |since| now.saturating_sub(Duration::from_millis(since)));
     let start = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-    supervisor::run(layout, start)?;
+    supervisor::run(layout, &args.remedies.options(args.control_plane_only), start)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,11 +5,12 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use terrarium_cluster::{Event, Layout, Outcome, kubeconfig, up};
+use terrarium_cluster::{Event, Layout, Options, Outcome, Preview, kubeconfig, preview, up};
+use terrarium_remedies::Isolation;
 
-use super::user_kubeconfig;
+use super::{Output, Remedies, user_kubeconfig};
 
 /// Bring the cluster up, or wait for it if it is coming up already
 ///
@@ -21,11 +22,30 @@ pub struct Args {
     /// How long to wait until the node is Ready, such as 90s or 5m
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     wait: Duration,
+
+    #[command(flatten)]
+    remedies: Remedies,
+
+    /// Run no node: the API with its controllers and its store, for Helm, CRDs, RBAC, dry runs. Needs no rights
+    #[arg(long)]
+    control_plane_only: bool,
+
+    /// Print the plan for this sandbox and the components that would run, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// The form of what --dry-run prints
+    #[arg(short, long, value_enum, default_value_t, requires = "dry_run")]
+    output: Output,
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    let options = args.remedies.options(args.control_plane_only);
+    if args.dry_run {
+        return dry_run(layout, &options, args.output);
+    }
     let mut steps = Steps::new();
-    let result = up(layout, args.wait, |event| steps.show(event));
+    let result = up(layout, &options, args.wait, |event| steps.show(event));
     steps.clear();
     if result? == Outcome::WasUp {
         eprintln!("the cluster is up already");
@@ -36,6 +56,46 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     }
     eprintln!("\nnext:\n  terrarium kubectl get nodes\n  terrarium status\n  terrarium down");
     Ok(ExitCode::SUCCESS)
+}
+
+fn dry_run(layout: &Layout, options: &Options, output: Output) -> Result<ExitCode> {
+    let preview = preview(layout, options)?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&preview)?),
+        Output::Text => print!("{}", text(&preview)),
+    }
+    let obstacles: Vec<String> = preview.plan.obstacles().map(|open| format!("{}: {}", open.gap, open.why)).collect();
+    if obstacles.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("Pods cannot run in this sandbox: {}", obstacles.join("; "))
+}
+
+fn text(preview: &Preview) -> String {
+    let mut text = match preview.plan.isolation {
+        Isolation::Nothing => "no namespaces of its own\n".to_owned(),
+        Isolation::Mount => "in a mount namespace of its own\n".to_owned(),
+        Isolation::User { ids: 1 } => {
+            "in user, mount and network namespaces of its own, as root by the caller's ID\n".to_owned()
+        }
+        Isolation::User { ids } => format!("in user, mount and network namespaces of its own, with {ids} IDs\n"),
+    };
+    for step in &preview.plan.steps {
+        text += &format!("\n{}: {}\n", step.purpose, step.does);
+        for action in &step.actions {
+            text += &format!("  {action}\n");
+        }
+    }
+    for open in &preview.plan.open {
+        text += &format!("\n{} stays open: {}\n", open.gap, open.why);
+    }
+    text += "\ncomponents:\n";
+    for component in &preview.components {
+        for command in &component.commands {
+            text += &format!("  {:<13}{}\n", component.name, command.join(" "));
+        }
+    }
+    text
 }
 
 /// The steps of a start, as they begin and end: spinners on a terminal, a line for each elsewhere.

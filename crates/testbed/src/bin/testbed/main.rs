@@ -8,7 +8,7 @@ mod verbs;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use terrarium_testbed::{Bind, Gvisor, Platform, Privilege, RootKind};
+use terrarium_testbed::{Bind, Deny, Gvisor, Platform, Privilege, RootKind};
 
 /// Real gVisor sandboxes for tests, benches and a try at home.
 ///
@@ -91,10 +91,13 @@ struct Options {
     /// How gVisor catches system calls
     #[arg(long, value_enum, default_value_t)]
     platform: Platform,
-    /// The rights inside
+    /// Who programs inside are
     #[arg(long, value_enum, default_value_t)]
     privilege: Privilege,
-    /// What lies under the sandbox's 9p root on the host
+    /// Take a right away, also from root; several times, or several with commas between
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "RIGHT")]
+    deny: Vec<Deny>,
+    /// The sandbox's root, which is 9p inside in any case
     #[arg(long, value_enum, default_value_t)]
     root: RootKind,
     /// Show a file or directory of the host in the sandbox

@@ -94,8 +94,8 @@ fn find(named: &Named) -> Result<Sandbox> {
 }
 
 fn builder(options: Options) -> Builder {
-    let Options { gvisor, platform, privilege, root, bind, env } = options;
-    let mut builder = Sandbox::builder().gvisor(gvisor).platform(platform).privilege(privilege).root(root);
+    let Options { gvisor, platform, privilege, deny, root, bind, env } = options;
+    let mut builder = Sandbox::builder().gvisor(gvisor).platform(platform).privilege(privilege).deny(deny).root(root);
     for bind in bind {
         builder = builder.mount(bind);
     }
@@ -118,6 +118,7 @@ fn as_json(record: &Record, state: State) -> serde_json::Value {
         "gvisor": record.gvisor(),
         "platform": record.platform(),
         "privilege": record.privilege(),
+        "deny": record.deny(),
         "root": record.root(),
         "disk": record.disk(),
     })

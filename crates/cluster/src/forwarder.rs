@@ -1,0 +1,49 @@
+//! The way from the caller's network namespace to an API server in one of its own: a socket keeps the namespace in which
+//! it was made, so the one that listens is made first, then the namespaces are entered, and connections to it go on from
+//! there.
+
+use std::net::{Ipv4Addr, TcpListener as StdListener};
+
+use terrarium_remedies::Isolation;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Duration, sleep};
+
+use crate::Error;
+use crate::config::API_PORT;
+
+const API: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, API_PORT);
+
+/// Listens where the caller is, if the cluster has a network namespace of its own. Call it before that is entered.
+pub(crate) fn listen(isolation: Isolation) -> Result<Option<StdListener>, Error> {
+    if !matches!(isolation, Isolation::User { .. }) {
+        return Ok(None);
+    }
+    let failed = || Error::io("listen for the API on", format!("{}:{}", API.0, API.1));
+    let listener = StdListener::bind(API).map_err(failed())?;
+    listener.set_nonblocking(true).map_err(failed())?;
+    Ok(Some(listener))
+}
+
+/// Forwards connections for good. Call it in the cluster's namespaces.
+pub(crate) async fn forward(listener: StdListener) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        match listener.accept().await {
+            Ok((outside, _)) => {
+                tokio::spawn(async move {
+                    let mut outside = outside;
+                    // An API server that does not listen yet refuses here: the caller sees its connection closed.
+                    if let Ok(mut inside) = TcpStream::connect(API).await {
+                        let _ = copy_bidirectional(&mut outside, &mut inside).await;
+                    }
+                });
+            }
+            // Too many open files, most likely: those that are open go on, and end some time.
+            Err(error) => {
+                tracing::warn!("cannot accept a connection to the API: {error}");
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the user decided for a start: given to the supervisor as arguments, and kept by it for whoever comes after it.
+
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use terrarium_remedies::{Choices, Decision};
+
+use crate::component::{self, Name};
+use crate::layout::write;
+use crate::{Error, Layout};
+
+/// What the user decided for a start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Remedies that were chosen by hand.
+    pub remedies: Choices,
+    /// No node: the API, its controllers and its store, which need no remedy.
+    pub control_plane_only: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    remedies: Vec<String>,
+    control_plane_only: bool,
+}
+
+impl Options {
+    /// The arguments that say the same to `terrarium supervise`.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut arguments: Vec<_> = self.remedies.decisions().map(|decision| format!("--remedy={decision}")).collect();
+        if self.control_plane_only {
+            arguments.push("--control-plane-only".to_owned());
+        }
+        arguments
+    }
+
+    pub(crate) fn keep(&self, layout: &Layout) -> Result<(), Error> {
+        let remedies = self.remedies.decisions().map(|decision| decision.to_string()).collect();
+        let kept = Kept { remedies, control_plane_only: self.control_plane_only };
+        write(&layout.options(), &serde_json::to_vec(&kept).expect("strings and a boolean become JSON"))
+    }
+
+    /// Those of the cluster that runs; the default where none says anything.
+    pub(crate) fn kept(layout: &Layout) -> Result<Self, Error> {
+        let path = layout.options();
+        let content = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            other => other.map_err(Error::io("read", &path))?,
+        };
+        let invalid = |why: String| Error::io("read", &path)(io::Error::new(io::ErrorKind::InvalidData, why));
+        let kept: Kept = serde_json::from_slice(&content).map_err(|error| invalid(error.to_string()))?;
+        let decisions: Result<Vec<Decision>, String> = kept.remedies.iter().map(|decision| decision.parse()).collect();
+        let remedies = decisions.map_err(invalid)?.into_iter().collect();
+        Ok(Self { remedies, control_plane_only: kept.control_plane_only })
+    }
+
+    /// The components that go on for as long as the cluster runs.
+    pub(crate) fn services(&self) -> &'static [Name] {
+        if self.control_plane_only { &[component::SERVER] } else { component::SERVICES }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_what_was_decided() {
+        let (_root, layout) = Layout::temporary();
+        assert_eq!(Options::kept(&layout).unwrap(), Options::default());
+        let remedies = ["kmsg=none", "privileges=namespace"].map(|decision| decision.parse::<Decision>().unwrap());
+        let options = Options { remedies: remedies.into_iter().collect(), control_plane_only: true };
+        options.keep(&layout).unwrap();
+        assert_eq!(Options::kept(&layout).unwrap(), options);
+        assert_eq!(
+            options.arguments(),
+            ["--remedy=privileges=namespace", "--remedy=kmsg=none", "--control-plane-only"]
+        );
+        fs::write(layout.options(), "{\"remedies\":[\"kmsg=bogus\"],\"control_plane_only\":false}").unwrap();
+        let error = crate::chain(&Options::kept(&layout).unwrap_err());
+        assert!(error.contains("bogus"), "{error}");
+    }
+}

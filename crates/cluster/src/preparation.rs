@@ -1,0 +1,88 @@
+//! From a look at the sandbox to a plan for it.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::Serialize;
+use terrarium_gaps::{GapId, Place, Report};
+use terrarium_remedies::{Choice, NODE_ADDRESS, Plan, Site, plan};
+
+use crate::component::{self, CommandLine, Spec};
+use crate::{Error, Layout, Options, node};
+
+/// Looks at the sandbox and plans for it, with what remedies need in `runtime_dir`. Changes nothing.
+///
+/// # Errors
+/// It could not be looked at.
+pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> Result<(Report, Plan), Error> {
+    let report = match options.remedies.of(GapId::Privileges) {
+        Some(Choice::Rung(_)) => terrarium_probes::probe_in(layout.data(), Place::UserNamespace)?,
+        Some(Choice::Nothing) => terrarium_probes::probe_in(layout.data(), Place::MountNamespace)?,
+        None => terrarium_probes::probe(layout.data())?,
+    };
+    let plan = plan(&report, &options.remedies, &site(runtime_dir)?);
+    Ok((report, plan))
+}
+
+/// The plan of a start; one without a node needs nothing.
+pub(crate) fn plan_start(layout: &Layout, options: &Options) -> Result<Plan, Error> {
+    if options.control_plane_only {
+        return Ok(Plan::nothing());
+    }
+    let (_, plan) = look_and_plan(layout, options, layout.runtime())?;
+    refuse_obstacles(&plan)?;
+    Ok(plan)
+}
+
+/// What a start would do.
+#[derive(Debug, Serialize)]
+pub struct Preview {
+    /// What would be done to the sandbox.
+    pub plan: Plan,
+    /// What would run, in the order in which it starts.
+    pub components: Vec<ComponentPreview>,
+}
+
+/// A component that would run.
+#[derive(Debug, Serialize)]
+pub struct ComponentPreview {
+    /// Its name.
+    pub name: &'static str,
+    /// The components that must be ready before it starts.
+    pub needs: &'static [&'static str],
+    /// Its command, or those of a task, one after another.
+    pub commands: Vec<Vec<String>>,
+}
+
+/// What a start would do. Changes nothing.
+///
+/// # Errors
+/// The sandbox could not be looked at, or a component is missing.
+pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
+    let plan =
+        if options.control_plane_only { Plan::nothing() } else { look_and_plan(layout, options, layout.runtime())?.1 };
+    let spec = Spec::new(layout, node::address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect());
+    let components = component::components(&spec, options)?;
+    let components = components.iter().map(|component| ComponentPreview {
+        name: component.name,
+        needs: component.needs,
+        commands: component.command_lines().map(CommandLine::words).collect(),
+    });
+    let components = components.collect();
+    Ok(Preview { plan, components })
+}
+
+/// Fails where the plan leaves a gap that keeps Pods from running, unless the user wants it so.
+pub(crate) fn refuse_obstacles(plan: &Plan) -> Result<(), Error> {
+    let obstacles: Vec<_> = plan.obstacles().cloned().collect();
+    if obstacles.is_empty() { Ok(()) } else { Err(Error::Obstacles(obstacles)) }
+}
+
+fn site(runtime_dir: &Path) -> Result<Site, Error> {
+    let source = "/dev/urandom";
+    let mut random = [0; 16];
+    File::open(source).and_then(|mut file| file.read_exact(&mut random)).map_err(Error::io("read", source))?;
+    let machine_id = format!("{:032x}", u128::from_be_bytes(random));
+    Ok(Site { runtime_dir: runtime_dir.to_owned(), machine_id })
+}
