@@ -41,7 +41,7 @@ fn status_is_one_json_document(cluster: &Cluster) {
     assert!(status["pods"].is_object());
     let components = status["components"].as_array().expect("components");
     let names: Vec<&str> = components.iter().filter_map(|component| component["name"].as_str()).collect();
-    assert_eq!(names, ["supervisor", "containerd", "kube-server", "kubelet"]);
+    assert_eq!(names, ["guardian", "supervisor", "containerd", "kube-server", "kubelet"]);
     for component in components {
         assert!(component["pid"].as_i64() > Some(1), "{component}");
         assert!(component["residentBytes"].as_u64() > Some(1 << 20), "{component}");

@@ -2,41 +2,73 @@
 
 use std::time::Duration;
 
-use harness::{Cluster, Namespace, Pod, eventually};
+use harness::{Cluster, Namespace, Pod};
 
 crate::stories! {
     Harmed:
-        components_outlive_the_supervisor_and_the_next_one_takes_them_over
+        a_killed_supervisor_is_started_again_and_takes_over
+        a_killed_guardian_is_started_again
+        when_both_are_killed_the_next_command_starts_them_again
         a_killed_component_is_started_again
-        the_next_up_starts_what_died_without_a_supervisor;
+        the_next_up_starts_what_died_without_a_supervisor
+        a_component_that_ends_again_and_again_is_told;
 }
 
 const WEB: &str = include_str!("../manifests/web.yaml");
 
-fn components_outlive_the_supervisor_and_the_next_one_takes_them_over(cluster: &Cluster) {
+fn a_killed_supervisor_is_started_again_and_takes_over(cluster: &Cluster) {
     let namespace = with_a_pod(cluster, "crashes-supervisor");
-    let (supervisor, services, pod) = (cluster.pid("supervisor"), cluster.services(), namespace.pod("web"));
-    cluster.kill("supervisor");
-
-    cluster.terrarium("status").exits(3).prints("supervisor   does not run").prints("API          ready");
-    let status = cluster.status();
-    assert_eq!((&status["running"], &status["apiReady"]), (&false.into(), &true.into()));
-    assert_eq!(cluster.services(), services);
+    let (supervisor, guardian) = (cluster.pid("supervisor"), cluster.pid("guardian"));
+    let (services, pod) = (cluster.services(), namespace.pod("web"));
+    cluster.kill(&["supervisor"]);
     namespace.kubectl("create configmap orphaned --from-literal=still=writable");
     answers(&namespace, &pod);
 
-    cluster.up().within(Duration::from_secs(5));
-    assert_ne!(cluster.pid("supervisor"), supervisor);
-    assert_eq!(cluster.services(), services);
-    cluster.terrarium("status").exits(0);
+    cluster.eventually_replaced("supervisor", supervisor, Duration::from_secs(5));
+    cluster.eventually_runs(Duration::from_secs(5));
+    assert_eq!((cluster.pid("guardian"), cluster.services()), (guardian, services));
+    cluster.terrarium("logs supervisor").prints("guardian: the supervisor is gone");
     assert_eq!(namespace.json("get configmap orphaned")["data"]["still"], "writable");
     is_the_same(&namespace, &pod);
-    answers(&namespace, &pod);
 
     // The new supervisor watches what it did not start.
-    cluster.kill("containerd");
+    let containerd = cluster.pid("containerd");
+    cluster.kill(&["containerd"]);
+    cluster.eventually_replaced("containerd", containerd, Duration::from_secs(10));
     cluster.eventually_runs(Duration::from_secs(30));
     is_the_same(&namespace, &pod);
+}
+
+fn a_killed_guardian_is_started_again(cluster: &Cluster) {
+    let (supervisor, guardian, services) = (cluster.pid("supervisor"), cluster.pid("guardian"), cluster.services());
+    let namespace_of = |component: &str| {
+        let pid = cluster.pid(component).expect("it runs");
+        cluster.sh(&format!("readlink /proc/{pid}/ns/mnt")).succeeds().stdout
+    };
+    let outside = namespace_of("guardian");
+    assert_ne!(outside, namespace_of("supervisor"));
+    cluster.kill(&["guardian"]);
+    cluster.eventually_replaced("guardian", guardian, Duration::from_secs(6));
+    assert_eq!(namespace_of("guardian"), outside, "it lives where `up` was called");
+    assert_eq!((cluster.pid("supervisor"), cluster.services()), (supervisor, services));
+
+    // The new one does what the first did.
+    cluster.kill(&["supervisor"]);
+    cluster.eventually_replaced("supervisor", supervisor, Duration::from_secs(5));
+    cluster.eventually_runs(Duration::from_secs(10));
+}
+
+fn when_both_are_killed_the_next_command_starts_them_again(cluster: &Cluster) {
+    let namespace = with_a_pod(cluster, "crashes-both");
+    let (services, pod) = (cluster.services(), namespace.pod("web"));
+    for command in ["status", "kubectl get nodes", "logs kubelet --tail 1"] {
+        cluster.kill(&["guardian", "supervisor"]);
+        cluster.terrarium(command).complains("neither guardian nor supervisor was there");
+        cluster.eventually_runs(Duration::from_secs(10));
+        assert_eq!(cluster.services(), services);
+    }
+    is_the_same(&namespace, &pod);
+    answers(&namespace, &pod);
 }
 
 fn a_killed_component_is_started_again(cluster: &Cluster) {
@@ -45,11 +77,8 @@ fn a_killed_component_is_started_again(cluster: &Cluster) {
     for component in ["containerd", "kubelet", "kube-server"] {
         let killed = cluster.pid(component);
         namespace.kubectl(&format!("create configmap before-{component} --from-literal=kept=yes"));
-        cluster.kill(component);
-        eventually(Duration::from_secs(30), || match cluster.pid(component) {
-            pid if pid.is_some() && pid != killed => Ok(()),
-            _ => Err(format!("{component} was not started again: {}", cluster.status())),
-        });
+        cluster.kill(&[component]);
+        cluster.eventually_replaced(component, killed, Duration::from_secs(30));
         cluster.eventually_runs(Duration::from_secs(30));
         assert_eq!(namespace.json(&format!("get configmap before-{component}"))["data"]["kept"], "yes");
         is_the_same(&namespace, &pod);
@@ -63,18 +92,34 @@ fn a_killed_component_is_started_again(cluster: &Cluster) {
 }
 
 fn the_next_up_starts_what_died_without_a_supervisor(cluster: &Cluster) {
-    let namespace = with_a_pod(cluster, "crashes-both");
+    let namespace = with_a_pod(cluster, "crashes-all");
     let (services, pod) = (cluster.services(), namespace.pod("web"));
-    cluster.kill("supervisor");
-    cluster.kill("kubelet");
-    cluster.kill("kube-server");
-    cluster.terrarium("status").exits(3).prints("kubelet      does not run").prints("kube-server  does not run");
-
+    cluster.kill(&["guardian", "supervisor", "kubelet", "kube-server"]);
     cluster.up();
     cluster.terrarium("status").exits(0);
     assert_eq!(cluster.services()[0], services[0], "containerd was alive all the time");
     is_the_same(&namespace, &pod);
     answers(&namespace, &pod);
+}
+
+fn a_component_that_ends_again_and_again_is_told(cluster: &Cluster) {
+    let kubelet = |status: &serde_json::Value| {
+        let components = status["components"].as_array().cloned().unwrap_or_default();
+        components.into_iter().find(|component| component["name"] == "kubelet").expect("kubelet is listed")
+    };
+    let before = kubelet(&cluster.status())["restarts"].as_u64().expect("a number");
+    for _ in 0..3 {
+        let pid = cluster.pid("kubelet");
+        cluster.kill(&["kubelet"]);
+        cluster.eventually_replaced("kubelet", pid, Duration::from_secs(20));
+    }
+    let told = kubelet(&cluster.status());
+    assert_eq!(told["restarts"].as_u64(), Some(before + 3), "{told}");
+    assert!(told["lastEnd"]["why"].as_str().is_some_and(|why| why.starts_with("it ended")), "{told}");
+    assert!(told["lastEnd"]["log"].as_array().is_some_and(|log| !log.is_empty()), "{told}");
+    cluster.terrarium("status").prints("started again").prints("! it ended");
+    cluster.terrarium("logs supervisor").prints("kubelet ends again and again");
+    cluster.eventually_runs(Duration::from_secs(60));
 }
 
 fn with_a_pod<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {

@@ -7,7 +7,7 @@ use harness::{Cluster, DATA_DIR, Marks};
 crate::stories! {
     Own:
         down_leaves_nothing_behind
-        down_after_the_supervisor_was_killed_leaves_nothing_behind
+        down_after_guardian_and_supervisor_were_killed_leaves_nothing_behind
         a_start_that_fails_says_why_and_is_undone;
 }
 
@@ -32,10 +32,10 @@ fn down_leaves_nothing_behind(cluster: &Cluster) {
     assert!(!kubeconfig.contains("terrarium"), "{kubeconfig}");
 }
 
-fn down_after_the_supervisor_was_killed_leaves_nothing_behind(cluster: &Cluster) {
+fn down_after_guardian_and_supervisor_were_killed_leaves_nothing_behind(cluster: &Cluster) {
     let before = Marks::of(cluster);
     bring_up_with_pods(cluster, &before);
-    cluster.kill("supervisor");
+    cluster.kill(&["guardian", "supervisor"]);
     cluster.terrarium("down").succeeds().complains("the cluster is down").within(Duration::from_secs(20));
     Marks::of(cluster).assert_same_as(&before);
 }

@@ -18,7 +18,7 @@ use crate::{Namespace, Ran, eventually};
 /// Where the cluster keeps its state.
 pub const DATA_DIR: &str = "/var/lib/terrarium";
 
-/// The components that go on when the supervisor is gone.
+/// The components that go on when guardian and supervisor are gone.
 pub const SERVICES: [&str; 3] = ["containerd", "kube-server", "kubelet"];
 
 /// No command of a scenario takes longer, unless it hangs.
@@ -152,11 +152,23 @@ impl Cluster {
         SERVICES.iter().map(pid).collect()
     }
 
-    /// Kills a component or the supervisor, and waits until it is gone.
+    /// Kills components, supervisor or guardian, all at once, and waits until they are gone.
     #[track_caller]
-    pub fn kill(&self, component: &str) {
-        let pid = self.pid(component).unwrap_or_else(|| panic!("{component} does not run"));
-        self.sh(&format!("kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.02; done")).succeeds();
+    pub fn kill(&self, components: &[&str]) {
+        let pid = |name: &&str| self.pid(name).unwrap_or_else(|| panic!("{name} does not run")).to_string();
+        let pids = components.iter().map(pid).collect::<Vec<_>>().join(" ");
+        let script =
+            format!("kill -9 {pids}; for pid in {pids}; do while kill -0 $pid 2>/dev/null; do sleep 0.02; done; done");
+        self.sh(&script).succeeds();
+    }
+
+    /// Waits until the component runs as another process than before.
+    #[track_caller]
+    pub fn eventually_replaced(&self, component: &str, before: Option<i64>, limit: Duration) {
+        eventually(limit, || match self.pid(component) {
+            pid if pid.is_some() && pid != before => Ok(()),
+            _ => Err(format!("{component} was not started again: {}", self.status())),
+        });
     }
 
     /// Waits until all components run and the node says so.

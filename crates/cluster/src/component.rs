@@ -13,6 +13,7 @@ use crate::{Error, Layout, Options, node};
 pub(crate) type Name = &'static str;
 
 pub(crate) const CONTAINERD: Name = "containerd";
+pub(crate) const GUARDIAN: Name = "guardian";
 pub(crate) const IMAGES: Name = "images";
 pub(crate) const KUBELET: Name = "kubelet";
 pub(crate) const SERVER: Name = "kube-server";

@@ -10,7 +10,7 @@ use terrarium_remedies::Setting;
 use crate::component::Spec;
 use crate::layout::write;
 use crate::pki::{self, key_files};
-use crate::{Error, kubeconfig, network};
+use crate::{Error, Layout, kubeconfig, network, renewal};
 
 /// The API server's port.
 pub(crate) const API_PORT: u16 = 6443;
@@ -59,16 +59,23 @@ fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
 /// Writes every key, kubeconfig and configuration file of the cluster.
 pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
     let layout = spec.layout;
-    pki::issue(layout, &spec.node, spec.address.into(), spec.network.api_service())?;
-    let server = format!("https://127.0.0.1:{API_PORT}");
-    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
-        kubeconfig::write_for(layout, client, &server)?;
-    }
+    let (address, api_service) = (spec.address.into(), spec.network.api_service());
+    pki::issue(layout, &pki::Names { node: spec.node.clone(), address, api_service }, renewal::lifetime())?;
+    write_kubeconfigs(layout)?;
     let to_json = |value: &Value| serde_json::to_vec_pretty(value).expect("a value becomes JSON");
     write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
     write(&layout.config("containerd.toml"), containerd(spec)?.as_bytes())?;
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
     network::link_plugins(layout)
+}
+
+/// Writes the kubeconfig of every client.
+pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
+    let server = format!("https://127.0.0.1:{API_PORT}");
+    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
+        kubeconfig::write_for(layout, client, &server)?;
+    }
+    Ok(())
 }
 
 /// KubeletConfiguration, kubelet.config.k8s.io/v1beta1.

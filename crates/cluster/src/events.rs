@@ -53,6 +53,9 @@ pub enum Event {
     },
 }
 
+/// How long the file may become, in bytes, by events that no one waits for.
+const LIMIT: u64 = 256 << 10;
+
 /// Writes the events of one start.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -74,11 +77,17 @@ impl Progress {
         milliseconds as f64 / 1000.0
     }
 
+    /// Tells an event. Of a cluster that has much to tell for long, only what changes its stage is told any more.
     pub(crate) fn report(&self, event: &Event) {
+        let mut file = self.file.lock().expect("no holder of this lock panics");
+        let is_of_note = matches!(event, Event::Up { .. } | Event::Stopping | Event::Failed { .. });
+        if !is_of_note && file.metadata().is_ok_and(|metadata| metadata.len() > LIMIT) {
+            return;
+        }
         let mut line = serde_json::to_vec(event).expect("an event becomes JSON");
         line.push(b'\n');
         // A full disk must not stop the cluster for want of a progress line.
-        let _ = self.file.lock().expect("no holder of this lock panics").write_all(&line);
+        let _ = file.write_all(&line);
     }
 }
 
@@ -187,6 +196,19 @@ mod tests {
         progress.report(&failed("why"));
         let mut reader = Events::open(&layout).unwrap();
         assert_eq!((reader.next(), reader.next()), (Some(failed("why")), None));
+        assert_eq!(stage(&layout).unwrap(), Stage::Ending);
+    }
+
+    #[test]
+    fn a_component_that_ends_for_ever_does_not_fill_the_disk() {
+        let (_root, layout) = Layout::temporary();
+        let progress = Progress::create(&layout, Instant::now()).unwrap();
+        for _ in 0..200 {
+            progress.report(&Event::Warning { message: "x".repeat(4 << 10) });
+        }
+        let length = || std::fs::metadata(layout.progress()).unwrap().len();
+        assert!(length() < LIMIT + (8 << 10), "{}", length());
+        progress.report(&Event::Stopping);
         assert_eq!(stage(&layout).unwrap(), Stage::Ending);
     }
 

@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use terrarium_remedies::Journal;
 
-use crate::component::SUPERVISOR;
+use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Events, Stage};
+use crate::guardian::{self, Begin};
 use crate::process::{self, ProcessRef, wait_until};
 use crate::{Error, Event, Layout, Options, logs, supervisor};
 
@@ -19,6 +20,12 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(25);
 
 /// How long taking a cluster down may take.
 const DOWN_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long the guardian may take to end; it has nothing to finish.
+const GUARDIAN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a supervisor that is started again may take until it is on record.
+const REVIVAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The data directory of the cluster that runs in this sandbox, or that ran and was not taken down.
 #[must_use]
@@ -59,25 +66,14 @@ pub fn up(
         }
     }
     layout.prepare()?;
-    let log = logs::open(layout, SUPERVISOR)?;
-    let error_log = log.try_clone().map_err(Error::io("open", layout.log(SUPERVISOR)))?;
-    let program = std::env::current_exe().map_err(Error::io("find this program's path", "/proc/self/exe"))?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let mut child = Command::new(&program)
-        .args(["supervise", "--since", &since.to_string(), "--data-dir"])
-        .arg(layout.data())
-        .args(options.arguments())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(error_log)
-        .spawn()
-        .map_err(Error::io("run", &program))?;
+    let begin = Begin::Start(u64::try_from(since).unwrap_or_default());
+    let mut child = guardian::spawn(layout, begin, options, Stdio::null())?;
     let supervisor = recorded_supervisor(layout, &mut child, start, limit)?;
     refuse_another(layout)?;
     let result = follow(layout, &supervisor, start, limit, &mut on_event);
     if matches!(result, Err(Error::Supervisor(_))) {
-        // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
+        // The guardian ends with its supervisor, which is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
         let _ = child.wait();
         // Not by `down` itself: that would end the supervisor of another `up` that came in between.
@@ -123,8 +119,40 @@ pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
     if is_there { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
 }
 
-/// Tells the events of a start until it ends.
+/// Tells the events of a start until it ends. A supervisor that is killed meanwhile is followed by the one that its guardian
+/// starts.
 fn follow(
+    layout: &Layout,
+    supervisor: &ProcessRef,
+    start: Instant,
+    limit: Duration,
+    mut on_event: impl FnMut(&Event),
+) -> Result<Outcome, Error> {
+    let mut supervisor = supervisor.clone();
+    loop {
+        match follow_one(layout, &supervisor, start, limit, &mut on_event) {
+            Err(Error::SupervisorDied { log }) => {
+                supervisor =
+                    successor(layout, limit.saturating_sub(start.elapsed())).ok_or(Error::SupervisorDied { log })?;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The supervisor that the guardian starts in the place of one that is gone, if there is a guardian.
+fn successor(layout: &Layout, limit: Duration) -> Option<ProcessRef> {
+    let mut found = None;
+    wait_until(limit, || {
+        let has_guardian = process::recorded(layout, GUARDIAN).is_some();
+        found = process::recorded(layout, SUPERVISOR);
+        found.is_some() || !has_guardian
+    });
+    found
+}
+
+/// Tells what one supervisor reports.
+fn follow_one(
     layout: &Layout,
     supervisor: &ProcessRef,
     start: Instant,
@@ -172,6 +200,8 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
     if layout.runtime().exists() {
         let start = Instant::now();
         let lock = loop {
+            // First, lest it starts the supervisor again that is stopped next.
+            stop_guardian(layout)?;
             if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
                 was_running = true;
                 supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
@@ -183,12 +213,34 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
                 Err(error) => return Err(error),
             }
         };
+        // One that the supervisor started in its last moment.
+        stop_guardian(layout)?;
         was_running |= remove_rest(layout, lock)?;
     }
     if purge {
         layout.purge()?;
     }
     Ok(was_running)
+}
+
+fn stop_guardian(layout: &Layout) -> Result<(), Error> {
+    process::recorded(layout, GUARDIAN).map_or(Ok(()), |guardian| guardian.stop(GUARDIAN, GUARDIAN_GRACE))
+}
+
+/// Starts guardian and supervisor again where both are gone and the components are not; `false` if there was no need. They
+/// are on record when it returns.
+///
+/// # Errors
+/// They cannot be started.
+pub fn revive(layout: &Layout) -> Result<bool, Error> {
+    let lives = |name: &str| process::recorded(layout, name).is_some();
+    let is_watched = lives(SUPERVISOR) || lives(GUARDIAN);
+    if is_watched || !SERVICES.iter().any(|name| lives(name)) {
+        return Ok(false);
+    }
+    let mut child = guardian::spawn(layout, Begin::Resume, &Options::default(), Stdio::null())?;
+    recorded_supervisor(layout, &mut child, Instant::now(), REVIVAL_LIMIT)?;
+    Ok(true)
 }
 
 /// Undoes what a supervisor left behind that was killed or could not undo everything, and removes the runtime directory;
@@ -205,6 +257,7 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
     use terrarium_remedies::Isolation;
 
     use super::*;

@@ -2,7 +2,7 @@
 //! rotated by copying and truncating, which its append-only descriptor survives.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -54,12 +54,38 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     path.with_added_extension(number.to_string())
 }
 
+/// How much of a log is read for a message, in bytes.
+const READ: u64 = 64 << 10;
+
+/// How long a component's log is, in bytes.
+pub(crate) fn length(layout: &Layout, name: &str) -> u64 {
+    fs::metadata(layout.log(name)).map_or(0, |metadata| metadata.len())
+}
+
+/// What a component's log says from this position on; its last part, if that is long. All of it if the log was rotated.
+pub(crate) fn since(layout: &Layout, name: &str, position: u64) -> String {
+    let end = length(layout, name);
+    let position = if position <= end { position } else { 0 };
+    let read = || {
+        let mut log = File::open(layout.log(name))?;
+        log.seek(SeekFrom::Start(position.max(end.saturating_sub(READ))))?;
+        let mut content = Vec::new();
+        log.read_to_end(&mut content)?;
+        io::Result::Ok(content)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// The last lines of a component's log.
+pub(crate) fn last_lines(layout: &Layout, name: &str, count: usize) -> Vec<String> {
+    let text = since(layout, name, 0);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(count)..].iter().map(ToString::to_string).collect()
+}
+
 /// The last lines of a component's log, for a message.
 pub(crate) fn tail(layout: &Layout, name: &str, lines: usize) -> String {
-    let content = fs::read(layout.log(name)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&content[content.len().saturating_sub(64 << 10)..]);
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| format!("  {line}\n")).collect()
+    last_lines(layout, name, lines).iter().map(|line| format!("  {line}\n")).collect()
 }
 
 #[cfg(test)]
@@ -103,5 +129,16 @@ mod tests {
         assert_eq!(tail(&layout, "part", 2), "");
         fs::write(layout.log("part"), b"one\ntwo\n\xff\xfe three").unwrap();
         assert_eq!(tail(&layout, "part", 2), "  two\n  \u{fffd}\u{fffd} three\n");
+    }
+
+    #[test]
+    fn what_was_said_since_is_told_from_what_was_said_before() {
+        let (_root, layout) = Layout::temporary();
+        fs::write(layout.log("part"), "before\n").unwrap();
+        let position = length(&layout, "part");
+        OpenOptions::new().append(true).open(layout.log("part")).unwrap().write_all(b"after\n").unwrap();
+        assert_eq!(since(&layout, "part", position), "after\n");
+        fs::write(layout.log("part"), "new\n").unwrap();
+        assert_eq!(since(&layout, "part", position), "new\n", "it was rotated");
     }
 }

@@ -1,20 +1,62 @@
 //! The cluster's certificates: a CA that lasts with the data directory, and leaves that are issued anew at every start,
-//! so that none is ever near its end and each names the addresses of today.
+//! so that each names the addresses of today, and while the cluster runs before they end (`renewal`).
 //!
 //! Names and groups follow Kubernetes' "PKI certificates and requirements".
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
-use time::{Duration, OffsetDateTime};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::layout::write;
 use crate::{Error, Layout};
+
+/// How long the CA lasts: ten years, as kubeadm's does.
+const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// The clocks of one machine differ by nothing, but a clock may be set back a little after a start.
+pub(crate) const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// What the certificates name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Names {
+    /// The node's name.
+    pub(crate) node: String,
+    /// The node's address.
+    pub(crate) address: IpAddr,
+    /// The address of the Service `kubernetes`.
+    pub(crate) api_service: Ipv4Addr,
+}
+
+/// What was issued last, on disk beside it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Issued {
+    pub(crate) names: Names,
+    /// The leaves' end, in seconds since 1970.
+    pub(crate) not_after: i64,
+    /// How long they last, in seconds.
+    pub(crate) lifetime: u64,
+}
+
+impl Issued {
+    /// `None` where nothing was issued yet, or nothing readable says what.
+    pub(crate) fn load(layout: &Layout) -> Option<Self> {
+        serde_json::from_slice(&fs::read(Self::path(layout)).ok()?).ok()
+    }
+
+    fn path(layout: &Layout) -> PathBuf {
+        layout.pki("issued.json")
+    }
+}
 
 /// A certificate to issue: what it is for is told by its subject and names.
 struct Leaf<'a> {
@@ -48,8 +90,9 @@ pub(crate) const SCHEDULER: &str = "kube-scheduler";
 pub(crate) const SERVICE_ACCOUNT: &str = "service-account";
 pub(crate) const SERVICE_ACCOUNT_PUBLIC: &str = "service-account.pub";
 
-/// Makes the CA and the service-account key if they are not there yet, and issues every leaf anew.
-pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: Ipv4Addr) -> Result<(), Error> {
+/// Makes the CA and the service-account key if they are not there yet, and issues every leaf anew for so long.
+pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(), Error> {
+    let Names { node, address, api_service } = of;
     let certificate = key_files(layout, CA).certificate;
     // One without its key, by a crash between the two, is nobody's.
     let is_new = !certificate.exists() || !key_files(layout, CA).key.exists();
@@ -74,7 +117,7 @@ pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: I
         node,
     ]);
     api.extend([address.to_string(), api_service.to_string()]);
-    let node_names = [node.to_owned(), address.to_string()];
+    let node_names = [node.clone(), address.to_string()];
     let loopback = strings(&["localhost", "127.0.0.1"]);
     let node_user = format!("system:node:{node}");
 
@@ -82,20 +125,24 @@ pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: I
     for leaf in [
         leaf(ADMIN, "kubernetes-admin", Some("system:masters"), &[]),
         leaf(API_SERVER, "kube-apiserver", None, &api),
-        leaf(API_SERVER_KUBELET_CLIENT, API_SERVER_KUBELET_CLIENT, Some("system:masters"), &[]),
+        // Its right is given by name (`rbac`).
+        leaf(API_SERVER_KUBELET_CLIENT, API_SERVER_KUBELET_CLIENT, None, &[]),
         leaf(CONTROLLER_MANAGER, "system:kube-controller-manager", None, &[]),
         leaf(KUBELET, &node_user, Some("system:nodes"), &[]),
         leaf(KUBELET_SERVING, &node_user, Some("system:nodes"), &node_names),
         leaf(LOOPBACK_SERVING, "localhost", None, &loopback),
         leaf(SCHEDULER, "system:kube-scheduler", None, &[]),
     ] {
-        issue_leaf(layout, &issuer, &leaf)?;
+        issue_leaf(layout, &issuer, &leaf, lifetime)?;
     }
-    Ok(())
+    // Last: what says that they are new is there when they are.
+    let not_after = (OffsetDateTime::now_utc() + lifetime).unix_timestamp();
+    let issued = Issued { names: of.clone(), not_after, lifetime: lifetime.as_secs() };
+    write(&Issued::path(layout), &serde_json::to_vec(&issued).expect("names and numbers become JSON"))
 }
 
-fn issue_leaf(layout: &Layout, issuer: &Issuer<'_, KeyPair>, leaf: &Leaf<'_>) -> Result<(), Error> {
-    let mut params = params(leaf.common_name, Duration::days(365));
+fn issue_leaf(layout: &Layout, issuer: &Issuer<'_, KeyPair>, leaf: &Leaf<'_>, lifetime: Duration) -> Result<(), Error> {
+    let mut params = params(leaf.common_name, lifetime);
     if let Some(organization) = leaf.organization {
         params.distinguished_name.push(DnType::OrganizationName, organization);
     }
@@ -130,7 +177,7 @@ fn durable_key(layout: &Layout, name: &str) -> Result<KeyPair, Error> {
 }
 
 fn ca_params() -> CertificateParams {
-    let mut params = params("terrarium-ca", Duration::days(3650));
+    let mut params = params("terrarium-ca", CA_LIFETIME);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params
@@ -140,9 +187,8 @@ fn params(common_name: &str, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
-    // The clocks of one machine differ by nothing, but a clock may be set back a little after a start.
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - Duration::hours(1);
+    params.not_before = now - BACKDATED;
     params.not_after = now + validity;
     params.use_authority_key_identifier_extension = true;
     params
@@ -168,7 +214,8 @@ mod tests {
     }
 
     fn again(layout: &Layout) -> Result<(), Error> {
-        issue(layout, "node-1", [192, 0, 2, 7].into(), [10, 43, 0, 1].into())
+        let (address, api_service) = ([192, 0, 2, 7].into(), [10, 43, 0, 1].into());
+        issue(layout, &Names { node: "node-1".to_owned(), address, api_service }, Duration::from_secs(3600))
     }
 
     fn pem(layout: &Layout, name: &str) -> Pem {
@@ -247,8 +294,11 @@ mod tests {
         let before = files(&layout);
         again(&layout).unwrap();
         let after = files(&layout);
-        let kept: Vec<_> =
-            before.iter().filter(|(name, content)| after[*name] == **content).map(|(name, _)| name).collect();
+        let kept: Vec<_> = before
+            .iter()
+            .filter(|(name, content)| after[*name] == **content && *name != "issued.json")
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(kept, ["ca.crt", "ca.key", "service-account.key", "service-account.pub"]);
         assert_eq!(after.len(), before.len());
         // A new leaf is of the CA certificate that clients have had since the first start.

@@ -1,11 +1,11 @@
 //! Whether a component is ready: asked of the component itself.
 
-use std::os::unix::net::UnixStream;
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Config};
+use tokio::net::UnixStream;
 
 use crate::component::Readiness;
 use crate::{Error, Layout, kubeconfig};
@@ -24,7 +24,7 @@ pub(crate) async fn client(layout: &Layout) -> Result<Client, Error> {
 /// Whether the component is ready. `since` is when its process started.
 pub(crate) async fn is_ready(readiness: &Readiness, client: &Client, since: SystemTime) -> bool {
     match readiness {
-        Readiness::Socket(path) => UnixStream::connect(path).is_ok(),
+        Readiness::Socket(path) => UnixStream::connect(path).await.is_ok(),
         Readiness::Api => {
             let request = http::Request::get("/readyz").body(Vec::new()).expect("a constant request is valid");
             client.request_text(request).await.is_ok()
@@ -80,7 +80,9 @@ mod tests {
     #[tokio::test]
     async fn the_api_on_loopback_is_asked_directly_whatever_proxy_there_is() {
         let (_root, layout) = Layout::temporary();
-        pki::issue(&layout, "n", [192, 0, 2, 7].into(), [10, 43, 0, 1].into()).unwrap();
+        let (address, api_service) = ([192, 0, 2, 7].into(), [10, 43, 0, 1].into());
+        let names = pki::Names { node: "n".to_owned(), address, api_service };
+        pki::issue(&layout, &names, Duration::from_secs(3600)).unwrap();
         kubeconfig::write_for(&layout, pki::ADMIN, "https://127.0.0.1:6443").unwrap();
         // It stands for HTTPS_PROXY, which no test can set safely: kube puts both into the same field.
         let text = std::fs::read_to_string(layout.admin_kubeconfig()).unwrap();

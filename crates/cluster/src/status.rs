@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
@@ -10,8 +11,10 @@ use procfs::process::all_processes;
 use serde::Serialize;
 use terrarium_remedies::Journal;
 
-use crate::component::{KUBELET, SERVER, SUPERVISOR};
+use crate::component::{GUARDIAN, KUBELET, SERVER, SUPERVISOR};
 use crate::events::Events;
+pub use crate::history::End;
+use crate::history::History;
 use crate::{Error, Event, Layout, Options, process, readiness};
 
 /// The state of a cluster.
@@ -22,7 +25,7 @@ pub struct Status {
     pub running: bool,
     /// The data directory.
     pub data_dir: PathBuf,
-    /// The supervisor and the components.
+    /// Guardian, supervisor and the components.
     pub components: Vec<ComponentStatus>,
     /// Whether the API server says that it is ready.
     pub api_ready: bool,
@@ -46,6 +49,31 @@ pub struct ComponentStatus {
     pub pid: Option<i32>,
     /// Its resident set, in bytes.
     pub resident_bytes: u64,
+    /// How often it was started again since the cluster started.
+    pub restarts: u32,
+    /// How its process ended the last time, if it did.
+    pub last_end: Option<End>,
+    /// How long it is still left alone before it is started again, in seconds.
+    pub back_off_seconds: Option<f64>,
+    /// Why it is not well although its process lives.
+    pub unhealthy: Option<String>,
+}
+
+impl ComponentStatus {
+    fn look(layout: &Layout, name: &'static str) -> Self {
+        let process = process::recorded(layout, name);
+        let history = History::load(layout, name);
+        let back_off = history.back_off(SystemTime::now()).filter(|_| process.is_none());
+        Self {
+            name,
+            pid: process.as_ref().map(|process| process.pid),
+            resident_bytes: process.map_or(0, |process| process.resident_bytes()),
+            restarts: history.restarts,
+            back_off_seconds: back_off.map(|left| left.as_secs_f64()),
+            unhealthy: history.unhealthy,
+            last_end: history.last_end,
+        }
+    }
 }
 
 /// The state of a node.
@@ -83,17 +111,9 @@ pub fn server_runs(layout: &Layout) -> bool {
 /// # Errors
 /// Files that are there cannot be read. A cluster that does not answer is a state, not an error.
 pub fn look(layout: &Layout) -> Result<Status, Error> {
-    let components: Vec<ComponentStatus> = std::iter::once(&SUPERVISOR)
-        .chain(Options::kept(layout)?.services())
-        .map(|name| {
-            let process = process::recorded(layout, name);
-            ComponentStatus {
-                name,
-                pid: process.as_ref().map(|process| process.pid),
-                resident_bytes: process.map_or(0, |process| process.resident_bytes()),
-            }
-        })
-        .collect();
+    let options = Options::kept(layout)?;
+    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(options.services().iter().copied());
+    let components: Vec<ComponentStatus> = names.map(|name| ComponentStatus::look(layout, name)).collect();
     let (api_ready, nodes, pods) =
         if server_runs(layout) { ask_api(layout) } else { (false, Vec::new(), BTreeMap::new()) };
     Ok(Status {
@@ -117,7 +137,7 @@ fn ask_api(layout: &Layout) -> (bool, Vec<NodeStatus>, BTreeMap<String, usize>) 
         let api_error = |error| Error::Api(Box::new(error));
         let nodes = Api::<Node>::all(client.clone()).list(&list).await.map_err(api_error)?;
         let pods = Api::<Pod>::all(client.clone()).list(&list).await.map_err(api_error)?;
-        let ready = readiness::is_ready(&crate::component::Readiness::Api, &client, std::time::SystemTime::now()).await;
+        let ready = readiness::is_ready(&crate::component::Readiness::Api, &client, SystemTime::now()).await;
         Ok::<_, Error>((ready, nodes.items, pods.items))
     };
     let limited = async { tokio::time::timeout(std::time::Duration::from_secs(5), ask).await };
@@ -125,7 +145,7 @@ fn ask_api(layout: &Layout) -> (bool, Vec<NodeStatus>, BTreeMap<String, usize>) 
     let nodes = nodes
         .into_iter()
         .map(|node| NodeStatus {
-            ready: readiness::is_node_ready(&node, std::time::SystemTime::UNIX_EPOCH),
+            ready: readiness::is_node_ready(&node, SystemTime::UNIX_EPOCH),
             version: node
                 .status
                 .and_then(|status| status.node_info)
@@ -141,11 +161,12 @@ fn ask_api(layout: &Layout) -> (bool, Vec<NodeStatus>, BTreeMap<String, usize>) 
     (ready, nodes, phases)
 }
 
-/// The processes in the cluster's mount namespace, and their descendants: a container has a mount namespace of its own,
+/// The guardian and the processes in the cluster's mount namespace, and their descendants: a container has a mount namespace of its own,
 /// and its shim for an ancestor.
 fn resident_bytes(layout: &Layout) -> Result<u64, Error> {
     let Some(journal) = Journal::open(&layout.journal())? else { return Ok(0) };
     let mut ours: BTreeSet<i32> = journal.members().unwrap_or_default().into_iter().collect();
+    ours.extend(process::recorded(layout, GUARDIAN).map(|guardian| guardian.pid));
     let parents: Vec<(i32, i32)> = all_processes()
         .into_iter()
         .flatten()

@@ -3,64 +3,62 @@
 //! It holds a lock, so there is one at a time. Killed, it leaves the components running; the next one finds their mount
 //! namespace by the journal, joins it, and goes on with them by their records.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use kube::Client;
 use terrarium_remedies::{Isolation, Journal, NODE_ADDRESS, Plan, namespace};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
-use tokio::time::{interval, sleep};
 
-use crate::component::{self, CommandLine, Component, Name, Readiness, Runs, SUPERVISOR, Spec, Step};
+use crate::component::{self, Component, SUPERVISOR, Spec};
 use crate::config;
 use crate::events::Progress;
+use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, Options, forwarder, logs, node, preparation, readiness, stop};
+use crate::{Error, Event, Layout, Options, forwarder, node, preparation, runner, stop};
 
-/// How often readiness is asked for.
-const READINESS_INTERVAL: Duration = Duration::from_millis(40);
-
-/// How often is looked whether a process still runs: also for those that are not our children.
-const LIVENESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often is looked whether the lock is free.
+const LOCK_INTERVAL: Duration = Duration::from_millis(40);
 
 /// How long to wait for a `down` that goes on where another one was.
 const LOCK_LIMIT: Duration = Duration::from_secs(90);
 
-/// A component that ends so often without having been ready will not start.
-const ATTEMPTS: u32 = 3;
+/// Why a supervisor runs.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What the user decided; of a cluster that is gone on with, what is kept counts.
+    pub options: Options,
+    /// When the user asked for the cluster.
+    pub start: Instant,
+    /// Whether it is to go on with a cluster that lost its supervisor, and with no other.
+    pub resume: bool,
+    /// The guardian that started it.
+    pub guardian: Option<i32>,
+}
 
-/// The wait before a component is started again; doubled each time, to the second.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// A component that ran for this long starts with the shortest wait again.
-const SETTLED: Duration = Duration::from_secs(60);
-
-/// Runs a cluster until SIGTERM or SIGINT, then takes it down. Call it before the process has a second thread; `start`
-/// is when the user asked for the cluster.
+/// Runs a cluster until SIGTERM or SIGINT, then takes it down. Call it before the process has a second thread.
 ///
 /// # Errors
 /// The cluster could not be brought up, or not be taken down. What could be undone is undone.
-pub fn run(layout: &Layout, options: &Options, start: Instant) -> Result<(), Error> {
+pub fn run(layout: &Layout, call: Call) -> Result<(), Error> {
     // Away from the terminal of whoever called `up`: neither its Ctrl-C nor its end is for the cluster. It fails for
     // who leads a group of processes already, called by hand from a shell: then that is what was asked for.
     let _ = nix::unistd::setsid();
     let _lock = wait_for_lock(layout)?;
+    if call.resume && !layout.data_dir_note().exists() {
+        // A `down` that held the lock was quicker.
+        return layout.remove_runtime();
+    }
     // A `down` that held the lock has removed what `up` had made ready.
     layout.prepare()?;
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
-    let progress = Progress::create(layout, start)?;
+    let progress = Progress::create(layout, call.start)?;
     crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
     // The last one: who finds the record finds what belongs to it.
     process::record(layout, SUPERVISOR, &own)?;
-    let result = bring_up_and_serve(layout, options, &progress);
+    let guardian = Ward::begin(layout, call.guardian);
+    let options = if call.resume { Options::kept(layout)? } else { call.options };
+    let result = bring_up_and_serve(layout, &options, &progress, guardian);
     if let Err(error) = &result {
         progress.report(&Event::Failed { message: crate::error::chain(error) });
     }
@@ -87,7 +85,7 @@ fn wait_for_lock(layout: &Layout) -> Result<File, Error> {
             Err(Error::AlreadyRunning { .. })
                 if process::recorded(layout, SUPERVISOR).is_none() && start.elapsed() < LOCK_LIMIT =>
             {
-                std::thread::sleep(READINESS_INTERVAL);
+                std::thread::sleep(LOCK_INTERVAL);
             }
             other => return other,
         }
@@ -119,13 +117,13 @@ pub(crate) fn lock(layout: &Layout) -> Result<File, Error> {
     }
 }
 
-fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress) -> Result<(), Error> {
+fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, guardian: Ward) -> Result<(), Error> {
     const STEP: &str = "remedies";
     progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
     let mut ground = Ground::find_or_make(layout, asked)?;
     let result = components(layout, &mut ground).and_then(|components| {
         progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
-        serve(layout, progress, components, ground.listener)
+        runner::run(layout, progress, components, guardian, ground.listener)
     });
     progress.report(&Event::Stopping);
     let stopped = stop::stop_cluster(layout, Some(ground.journal));
@@ -190,229 +188,4 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
         config::write_all(&spec)?;
     }
     component::components(&spec, options)
-}
-
-/// What the tasks that run the components share.
-struct Shared {
-    layout: Layout,
-    client: Client,
-    /// Whether each component is ready.
-    ready: HashMap<Name, watch::Sender<bool>>,
-    failures: mpsc::UnboundedSender<Error>,
-    events: mpsc::UnboundedSender<Event>,
-}
-
-/// Runs the components until a signal says stop, or one of them turns out not to start.
-fn serve(
-    layout: &Layout,
-    progress: &Progress,
-    components: Vec<Component>,
-    listener: Option<TcpListener>,
-) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::io("start the event loop of", "the supervisor"))?;
-    LocalSet::new().block_on(&runtime, async {
-        let (failures, mut failed) = mpsc::unbounded_channel();
-        let (events, mut happened) = mpsc::unbounded_channel();
-        let ready = components.iter().map(|component| (component.name, watch::Sender::new(false))).collect();
-        let client = readiness::client(layout).await?;
-        let shared = Rc::new(Shared { layout: layout.clone(), client, ready, failures, events });
-        if let Some(listener) = listener {
-            tokio::task::spawn_local(forwarder::forward(listener));
-        }
-        let mut waiting = components.len();
-        for component in components {
-            tokio::task::spawn_local(run_component(shared.clone(), component));
-        }
-
-        let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "the supervisor"));
-        let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut rotation = interval(Duration::from_secs(10));
-        loop {
-            tokio::select! {
-                _ = terminated.recv() => return Ok(()),
-                _ = interrupted.recv() => return Ok(()),
-                Some(error) = failed.recv() => return Err(error),
-                Some(event) = happened.recv() => {
-                    let event = match event {
-                        Event::Ready { step, .. } => Event::Ready { step, seconds: progress.seconds() },
-                        other => other,
-                    };
-                    progress.report(&event);
-                    if matches!(event, Event::Ready { .. }) {
-                        waiting -= 1;
-                        if waiting == 0 {
-                            progress.report(&Event::Up { seconds: progress.seconds() });
-                        }
-                    }
-                }
-                _ = rotation.tick() => if let Err(error) = logs::rotate_all(layout) {
-                    tracing::warn!("{}", crate::error::chain(&error));
-                },
-            }
-        }
-    })
-}
-
-/// Waits for what the component needs, then runs it for good.
-async fn run_component(shared: Rc<Shared>, component: Component) {
-    for need in component.needs {
-        // The sender lives as long as `shared`.
-        let _ = shared.ready[need].subscribe().wait_for(|ready| *ready).await;
-    }
-    let (name, label) = (component.name.to_owned(), component.label.to_owned());
-    let _ = shared.events.send(Event::Started { step: name, label });
-    let result = match &component.runs {
-        Runs::Task(steps) => run_task(&shared, component.name, steps).await,
-        Runs::Service { command, env, ready } => run_service(&shared, component.name, command, env, ready).await,
-    };
-    if let Err(error) = result {
-        let _ = shared.failures.send(error);
-    }
-}
-
-impl Shared {
-    fn is_ready(&self, name: Name) {
-        // Reported the first time only: what comes later is a restart.
-        if !self.ready[name].send_replace(true) {
-            let _ = self.events.send(Event::Ready { step: name.to_owned(), seconds: 0.0 });
-        }
-    }
-
-    fn failed(&self, name: Name, why: String) -> Error {
-        Error::Component { component: name.to_owned(), why, log: logs::tail(&self.layout, name, 20) }
-    }
-}
-
-async fn run_task(shared: &Shared, name: Name, steps: &[Step]) -> Result<(), Error> {
-    for Step { command, essential } in steps {
-        let mut process = Running::Child(spawn(&shared.layout, name, command, &[])?);
-        let why = process.ended().await;
-        if why.is_success() {
-            continue;
-        }
-        if *essential {
-            return Err(shared.failed(name, why.to_string()));
-        }
-        let subject = command.args.last().map_or(name, String::as_str);
-        let message = format!("{subject}: {why}; it is left out, see `terrarium logs {name}`");
-        tracing::warn!("{message}");
-        let _ = shared.events.send(Event::Warning { message });
-    }
-    shared.is_ready(name);
-    Ok(())
-}
-
-async fn run_service(
-    shared: &Shared,
-    name: Name,
-    command: &CommandLine,
-    env: &[(&'static str, String)],
-    ready: &Readiness,
-) -> Result<(), Error> {
-    let mut attempts = 0;
-    let mut back_off = BACK_OFF.0;
-    loop {
-        let since = SystemTime::now();
-        let start = Instant::now();
-        let mut process = match process::recorded(&shared.layout, name) {
-            Some(process) => Running::Adopted(process),
-            None => {
-                let child = spawn(&shared.layout, name, command, env)?;
-                if let Some(process) = ProcessRef::of(child.id().cast_signed()) {
-                    process::record(&shared.layout, name, &process)?;
-                }
-                Running::Child(child)
-            }
-        };
-        // An adopted kubelet does not say again what it said before.
-        let since = if matches!(process, Running::Adopted(_)) { SystemTime::UNIX_EPOCH } else { since };
-        let became_ready = tokio::select! {
-            () = until_ready(ready, &shared.client, since) => true,
-            _ = process.ended() => false,
-        };
-        if became_ready {
-            shared.is_ready(name);
-        }
-        let why = process.ended().await;
-        attempts += 1;
-        if !became_ready && !*shared.ready[name].borrow() && attempts >= ATTEMPTS {
-            return Err(shared.failed(name, why.to_string()));
-        }
-        tracing::warn!("{name}: {why}; it is started again in {back_off:?}");
-        let _ = shared.events.send(Event::Restarting { step: name.to_owned(), why: why.to_string() });
-        if start.elapsed() >= SETTLED {
-            back_off = BACK_OFF.0;
-        }
-        sleep(back_off).await;
-        back_off = (back_off * 2).min(BACK_OFF.1);
-    }
-}
-
-async fn until_ready(ready: &Readiness, client: &Client, since: SystemTime) {
-    while !readiness::is_ready(ready, client, since).await {
-        sleep(READINESS_INTERVAL).await;
-    }
-}
-
-/// Starts a program whose output goes to the component's log, in a process group of its own: a terminal's Ctrl-C is
-/// not for it.
-fn spawn(layout: &Layout, name: Name, command: &CommandLine, env: &[(&'static str, String)]) -> Result<Child, Error> {
-    let log = logs::open(layout, name)?;
-    let error_log = log.try_clone().map_err(Error::io("open", layout.log(name)))?;
-    Command::new(&command.program)
-        .args(&command.args)
-        .envs(env.iter().map(|(key, value)| (key, value)))
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(error_log)
-        .process_group(0)
-        .spawn()
-        .map_err(Error::io("run", &command.program))
-}
-
-/// A component's process: our child, or one that an earlier supervisor started.
-enum Running {
-    Child(Child),
-    Adopted(ProcessRef),
-}
-
-/// How a process ended; of an adopted one nobody knows.
-enum Ended {
-    Known(ExitStatus),
-    Unknown,
-}
-
-impl Ended {
-    fn is_success(&self) -> bool {
-        matches!(self, Self::Known(status) if status.success())
-    }
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Known(status) => write!(f, "it ended with {status}"),
-            Self::Unknown => write!(f, "it ended"),
-        }
-    }
-}
-
-impl Running {
-    async fn ended(&mut self) -> Ended {
-        loop {
-            match self {
-                Self::Child(child) => match child.try_wait() {
-                    Ok(Some(status)) => return Ended::Known(status),
-                    Ok(None) => {}
-                    Err(_) => return Ended::Unknown,
-                },
-                Self::Adopted(process) if !process.is_alive() => return Ended::Unknown,
-                Self::Adopted(_) => {}
-            }
-            sleep(LIVENESS_INTERVAL).await;
-        }
-    }
 }

@@ -80,8 +80,8 @@ impl Gvisor {
 
     /// Whether this build takes every network namespace of newer hosts for the root one, and refuses to serve it.
     ///
-    /// It looks for `/proc/sys/net/core/rmem_default`, which namespaces of their own had not before Linux 6.9. Later builds
-    /// look for another file. Nothing else that it reads below `/proc/sys/net` matters to a stack of its own.
+    /// It looks for `/proc/sys/net/core/rmem_default`, which only the root one had once; on Linux 6.18 all have it. Later
+    /// builds look for another file. Nothing else that it reads below `/proc/sys/net` matters to a stack of its own.
     pub(crate) fn mistakes_namespaces(self) -> bool {
         self == Self::V2024_07
     }

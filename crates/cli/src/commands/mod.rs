@@ -3,11 +3,13 @@
 mod completion;
 mod down;
 mod exec;
+mod guard;
 mod image;
 mod kubectl;
 mod logs;
 mod map_ids;
 mod probe;
+mod run_component;
 mod status;
 mod supervise;
 mod up;
@@ -18,7 +20,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use terrarium_cluster::{Layout, Options, default_data_dir, refuse_another, running_data_dir};
+use terrarium_cluster::{
+    Layout, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, revive, running_data_dir,
+};
 use terrarium_remedies::Decision;
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
@@ -49,9 +53,13 @@ enum Command {
     #[command(hide = true)]
     Probe(probe::Args),
     #[command(hide = true)]
+    Guard(guard::Args),
+    #[command(hide = true)]
     Supervise(supervise::Args),
     #[command(hide = true, name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
+    #[command(hide = true, name = RUN_COMPONENT)]
+    RunComponent(run_component::Args),
 }
 
 /// Which remedies are used.
@@ -81,7 +89,14 @@ enum Output {
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { data_dir, command } = cli;
-    let layout = || layout(data_dir.clone());
+    let uses_the_cluster = command.uses_the_cluster();
+    let layout = || {
+        let layout = layout(data_dir.clone())?;
+        if uses_the_cluster {
+            watch_again(&layout);
+        }
+        Ok::<_, anyhow::Error>(layout)
+    };
     match command {
         Command::Up(args) => up::run(&layout()?, &args),
         Command::Down(args) => down::run(&layout()?, &args),
@@ -95,6 +110,24 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::MapIds(args) => map_ids::run(&args),
         Command::Probe(args) => probe::run(data_dir, &args),
         Command::Supervise(args) => supervise::run(&layout()?, &args),
+        Command::Guard(args) => guard::run(&layout()?, &args),
+        Command::RunComponent(args) => run_component::run(&layout()?, &args),
+    }
+}
+
+impl Command {
+    /// Whether it looks at or uses a cluster that runs, and neither starts nor stops one.
+    fn uses_the_cluster(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::Logs(_) | Self::Kubectl(_) | Self::Image(_))
+    }
+}
+
+/// Starts guardian and supervisor again if both are gone while the cluster runs, and says so.
+fn watch_again(layout: &Layout) {
+    match revive(layout) {
+        Ok(false) => {}
+        Ok(true) => eprintln!("neither guardian nor supervisor was there; they watch over the cluster again"),
+        Err(error) => eprintln!("warning: nobody watches over the cluster: {}", chain(&error)),
     }
 }
 

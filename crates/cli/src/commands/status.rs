@@ -1,10 +1,11 @@
 //! `terrarium status`
 
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use terrarium_cluster::Layout;
-use terrarium_cluster::status::{Status, look};
+use terrarium_cluster::status::{ComponentStatus, Status, look};
 
 use super::Output;
 
@@ -30,15 +31,44 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     Ok(if status.running { ExitCode::SUCCESS } else { ExitCode::from(NOT_RUNNING) })
 }
 
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+/// A line for the component, and more where it is or was not well.
+fn describe(component: &ComponentStatus) -> String {
+    let mut state = match (component.pid, component.back_off_seconds) {
+        (Some(pid), _) => format!("runs  pid {pid}  {}", mib(component.resident_bytes)),
+        (None, Some(seconds)) => format!("ended; it is started again in {seconds:.0} s"),
+        (None, None) => "does not run".to_owned(),
+    };
+    if component.restarts > 0 {
+        let times = if component.restarts == 1 { "once".to_owned() } else { format!("{} times", component.restarts) };
+        state += &format!("  started again {times}");
+    }
+    let mut text = format!("{:<13}{state}\n", component.name);
+    if let Some(why) = &component.unhealthy {
+        text += &format!("{:<13}! {why}\n", "");
+    }
+    if let Some(end) = &component.last_end {
+        text += &format!("{:<13}! {} {}\n", "", end.why, ago(end.at));
+        // What it wrote is of interest while it does not run.
+        let log = if component.pid.is_none() { end.log.as_slice() } else { &[] };
+        text.extend(log.iter().map(|line| format!("{:<15}{line}\n", "")));
+    }
+    text
+}
+
+/// How long ago a time in seconds since 1970 was, as words.
+fn ago(at: u64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{} ago", humantime::format_duration(Duration::from_secs(now.saturating_sub(at))))
+}
+
 fn text(status: &Status) -> String {
-    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let mut text = format!("{:<13}{}\n", "data", status.data_dir.display());
     for component in &status.components {
-        let state = component.pid.map_or_else(
-            || "does not run".to_owned(),
-            |pid| format!("runs  pid {pid}  {}", mib(component.resident_bytes)),
-        );
-        text += &format!("{:<13}{state}\n", component.name);
+        text += &describe(component);
     }
     text += &format!("{:<13}{}\n", "API", if status.api_ready { "ready" } else { "not ready" });
     for node in &status.nodes {
@@ -52,4 +82,34 @@ fn text(status: &Status) -> String {
         text += &format!("{:<13}API {api:.1} s, node {node:.1} s\n", "last start");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use terrarium_cluster::status::End;
+
+    use super::*;
+
+    #[test]
+    fn a_component_that_is_not_well_says_why() {
+        let mut component = ComponentStatus {
+            name: "kubelet",
+            pid: None,
+            resident_bytes: 0,
+            restarts: 4,
+            last_end: Some(End { at: 0, why: "it ended with exit status: 1".to_owned(), log: vec!["last".to_owned()] }),
+            back_off_seconds: Some(8.0),
+            unhealthy: None,
+        };
+        let text = describe(&component);
+        assert!(text.starts_with("kubelet      ended; it is started again in 8 s  started again 4 times\n"), "{text}");
+        assert!(text.contains("! it ended with exit status: 1 ") && text.ends_with("               last\n"), "{text}");
+
+        component.pid = Some(7);
+        component.restarts = 1;
+        component.unhealthy = Some("it has not answered for 60 s".to_owned());
+        let text = describe(&component);
+        assert!(text.starts_with("kubelet      runs  pid 7  0 MiB  started again once\n"), "{text}");
+        assert!(text.contains("! it has not answered for 60 s\n") && !text.contains("last\n"), "{text}");
+    }
 }

@@ -1,10 +1,11 @@
-//! `terrarium supervise`: the background process that `up` starts.
+//! `terrarium supervise`: the background process that brings the cluster up.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use terrarium_cluster::{Layout, supervisor};
+use terrarium_cluster::Layout;
+use terrarium_cluster::supervisor::{self, Call};
 use tracing_subscriber::EnvFilter;
 
 use super::Remedies;
@@ -22,6 +23,14 @@ pub struct Args {
     /// No node
     #[arg(long)]
     control_plane_only: bool,
+
+    /// Go on with a cluster that lost its supervisor, and start no other
+    #[arg(long)]
+    resume: bool,
+
+    /// The process that started this one to watch over it
+    #[arg(long, value_name = "PID")]
+    guardian: Option<i32>,
 }
 
 /// That the API does not answer while it starts is no news.
@@ -36,6 +45,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = args.since.map_or(Duration::ZERO, |since| now.saturating_sub(Duration::from_millis(since)));
     let start = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-    supervisor::run(layout, &args.remedies.options(args.control_plane_only), start)?;
+    let options = args.remedies.options(args.control_plane_only);
+    supervisor::run(layout, Call { options, start, resume: args.resume, guardian: args.guardian })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,42 @@
+//! `terrarium guard`: the process that keeps the supervisor alive.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use terrarium_cluster::Layout;
+use terrarium_cluster::guardian::{self, Begin};
+
+use super::Remedies;
+
+/// Start the supervisor again whenever it is killed, until it ends in order
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Start a cluster, asked for at this time: milliseconds since 1970
+    #[arg(long, value_name = "MILLISECONDS")]
+    since: Option<u64>,
+
+    /// Go on with a cluster that nobody watches
+    #[arg(long)]
+    resume: bool,
+
+    /// Watch over a supervisor that runs
+    #[arg(long)]
+    watch: bool,
+
+    #[command(flatten)]
+    remedies: Remedies,
+
+    /// No node
+    #[arg(long)]
+    control_plane_only: bool,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    let begin = match (args.since, args.watch) {
+        (Some(since), _) => Begin::Start(since),
+        (None, true) => Begin::Watch,
+        (None, false) => Begin::Resume,
+    };
+    guardian::run(layout, begin, &args.remedies.options(args.control_plane_only))?;
+    Ok(ExitCode::SUCCESS)
+}

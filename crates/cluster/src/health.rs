@@ -1,0 +1,128 @@
+//! Whether a service that was ready still answers: a process may live and do nothing.
+
+use std::time::Duration;
+
+use kube::Client;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::component::Readiness;
+
+/// How often is asked.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// So many questions without an answer make a service unhealthy: a minute.
+const UNHEALTHY: u32 = 6;
+
+/// So many make it be started again: five minutes. Counted in questions, not by the clock: a sandbox that was paused
+/// for an hour has nothing to make up for.
+const HOPELESS: u32 = 30;
+
+/// The kubelet's own health port, on loopback: upstream's default.
+const KUBELET_HEALTH: u16 = 10248;
+
+/// What an answer, or none, means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    Unhealthy,
+    Recovered,
+    Hopeless,
+}
+
+/// How many questions had no answer.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    unanswered: u32,
+}
+
+impl Health {
+    pub(crate) fn asked(&mut self, answered: bool) -> Change {
+        if answered {
+            let was_unhealthy = self.unanswered >= UNHEALTHY;
+            self.unanswered = 0;
+            return if was_unhealthy { Change::Recovered } else { Change::None };
+        }
+        self.unanswered += 1;
+        match self.unanswered {
+            UNHEALTHY => Change::Unhealthy,
+            HOPELESS => Change::Hopeless,
+            _ => Change::None,
+        }
+    }
+
+    /// For how long there was no answer, about.
+    pub(crate) fn silence(&self) -> Duration {
+        INTERVAL * self.unanswered
+    }
+}
+
+/// Whether the service answers, by the means that its readiness names.
+pub(crate) async fn answers(readiness: &Readiness, client: &Client) -> bool {
+    let answer = async {
+        match readiness {
+            Readiness::Socket(path) => match UnixStream::connect(path).await {
+                Ok(stream) => speaks_http2(stream).await,
+                Err(_) => false,
+            },
+            Readiness::Api => {
+                let request = http::Request::get("/livez").body(Vec::new()).expect("a constant request is valid");
+                client.request_text(request).await.is_ok()
+            }
+            Readiness::Node(_) => match TcpStream::connect(("127.0.0.1", KUBELET_HEALTH)).await {
+                Ok(stream) => says_ok(stream).await,
+                Err(_) => false,
+            },
+        }
+    };
+    timeout(LIMIT, answer).await.unwrap_or(false)
+}
+
+/// Whether a gRPC server answers: it greets with its settings (RFC 9113, section 3.4), which the kernel does not do for it
+/// as it takes connections.
+async fn speaks_http2(mut stream: UnixStream) -> bool {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const SETTINGS: u8 = 4;
+    let mut frame = [0; 9];
+    stream.write_all(PREFACE).await.is_ok() && stream.read_exact(&mut frame).await.is_ok() && frame[3] == SETTINGS
+}
+
+async fn says_ok(mut stream: TcpStream) -> bool {
+    let mut answer = [0; 12];
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.is_ok()
+        && stream.read_exact(&mut answer).await.is_ok()
+        && answer.ends_with(b" 200")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_unhealthy_after_a_minute_and_given_up_after_five() {
+        let mut health = Health::default();
+        let changes: Vec<_> = (1..=30).map(|_| health.asked(false)).collect();
+        assert_eq!(changes.iter().position(|change| *change == Change::Unhealthy), Some(5));
+        assert_eq!(changes.iter().position(|change| *change == Change::Hopeless), Some(29));
+        assert_eq!(changes.iter().filter(|change| **change != Change::None).count(), 2, "each is told once");
+        assert_eq!(health.silence(), Duration::from_secs(300));
+        assert_eq!((health.asked(true), health.asked(true)), (Change::Recovered, Change::None));
+        assert_eq!((health.asked(false), health.asked(true)), (Change::None, Change::None), "a hiccup is no news");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_connections_and_says_nothing_does_not_answer() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        assert!(timeout(Duration::from_millis(50), speaks_http2(near)).await.is_err());
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0").await.unwrap();
+        assert!(speaks_http2(near).await);
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(b"HTTP/1.1 400 Bad Request\r\n").await.unwrap();
+        assert!(!speaks_http2(near).await);
+    }
+}

@@ -1,0 +1,241 @@
+//! Lines of the components' logs whose meaning is known: those that tell why a component ends, and those that a gVisor
+//! sandbox makes it write again and again without harm. So the cause of a failed start is not lost among the noise.
+
+use terrarium_gaps::GapId;
+
+use crate::component::{CONTAINERD, KUBELET, SERVER};
+
+/// What a line means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The component cannot go on after it.
+    Fatal {
+        /// The gap of the sandbox that shows in it.
+        gap: Option<GapId>,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It can.
+    Survivable {
+        /// Why it is written.
+        because: &'static str,
+    },
+}
+
+/// One kind of line.
+struct Known {
+    /// The components that write it; none for every one.
+    of: &'static [&'static str],
+    /// What the line contains.
+    has: &'static str,
+    meaning: Meaning,
+}
+
+const fn fatal(of: &'static [&'static str], has: &'static str, gap: Option<GapId>, hint: &'static str) -> Known {
+    Known { of, has, meaning: Meaning::Fatal { gap, hint } }
+}
+
+const fn survivable(of: &'static [&'static str], has: &'static str, because: &'static str) -> Known {
+    Known { of, has, meaning: Meaning::Survivable { because } }
+}
+
+/// What is to be done about a gap that ought to be closed.
+const SHOULD_BE_CLOSED: &str = "terrarium closes this gap; that it shows means that the remedy was undone, or does not \
+     work here: `terrarium down && terrarium up`, and please report it with `terrarium support bundle`";
+
+const CHANGES_NOTHING: &str = "gVisor has no such file; nothing depends on it";
+
+/// The first one that fits decides. Each was recorded from a real component.
+const TABLE: &[Known] = &[
+    fatal(&[KUBELET], "open /proc/sys/vm/panic_on_oom", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "open /proc/sys/kernel/panic", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "open /proc/sys/vm/overcommit_memory", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "Following Cgroup subsystem not mounted", Some(GapId::CgroupMounts), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "failed to get rootfs info", Some(GapId::CgroupStats), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "not a cgroup file", Some(GapId::CgroupMagic), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "open /dev/kmsg", Some(GapId::Kmsg), SHOULD_BE_CLOSED),
+    fatal(
+        &[KUBELET],
+        "kubelet is configured to not run on a host using cgroup v1",
+        Some(GapId::CgroupV1),
+        SHOULD_BE_CLOSED,
+    ),
+    fatal(
+        &[CONTAINERD],
+        "unprivileged_icmp and unprivileged_port require kernel version",
+        Some(GapId::UnprivilegedSysctls),
+        SHOULD_BE_CLOSED,
+    ),
+    fatal(
+        &[],
+        "no space left on device",
+        None,
+        "free space on the disk of the data directory, or name a directory on another one with --data-dir",
+    ),
+    fatal(
+        &[],
+        "address already in use",
+        None,
+        "another program listens there; see `ss -ltnp`, and stop it or take down the other cluster",
+    ),
+    fatal(
+        &[SERVER],
+        "database disk image is malformed",
+        None,
+        "the store is damaged: put store/ of the data directory back from a backup, or begin anew with `terrarium down --purge`",
+    ),
+    fatal(
+        &[SERVER],
+        "x509: certificate has expired or is not yet valid",
+        None,
+        "the clock of this machine was set: `terrarium down && terrarium up` issues new certificates",
+    ),
+    fatal(&[], "too many open files", None, "raise the limit on open files: `ulimit -n 65536`, then `terrarium up`"),
+    fatal(
+        &[],
+        "cannot allocate memory",
+        None,
+        "the sandbox has too little memory: the cluster alone takes some 800 MiB",
+    ),
+    survivable(&[KUBELET], "oomparser.go", "/dev/kmsg is /dev/null: gVisor kills nobody for memory that could be told"),
+    survivable(&[KUBELET], "open /sys/class/net", CHANGES_NOTHING),
+    survivable(&[KUBELET], "physical package id", CHANGES_NOTHING),
+    survivable(&[KUBELET], "\"/proc/diskstats\" was not found", CHANGES_NOTHING),
+    survivable(&[KUBELET], "cpuacct.usage_percpu: no such file", "the figures of one sample are incomplete"),
+    survivable(&[KUBELET], "MissingClusterDNS", "the cluster has no DNS service: Pods use the sandbox's resolvers"),
+    survivable(&[KUBELET], "oom_control", "gVisor has no file that tells of processes killed for memory"),
+    survivable(
+        &[KUBELET],
+        "Image garbage collection failed once",
+        "the size of a tmpfs is not told; the next round is tried anyway",
+    ),
+    survivable(&[KUBELET], "checkpoint is not found", "it is the first start: there is nothing to go on with"),
+    survivable(&[KUBELET], "node is not registered yet", "it is about to be registered"),
+    survivable(&[KUBELET], "Error getting the current node from lister", "the node is about to be registered"),
+    survivable(&[KUBELET], "Skipping pod synchronization", "containerd has just started"),
+    survivable(
+        &[SERVER],
+        "not yet ready to handle request",
+        "a hook asked before the API server was ready, and asks again",
+    ),
+    survivable(&[SERVER], "PostStartHook", "a hook failed as the API server started, and is tried again"),
+    survivable(&[SERVER], "Slow SQL", "the disk is slow to sync; whatever is acknowledged is on it"),
+    survivable(
+        &[SERVER],
+        "missing content for CA bundle",
+        "the API server has not written it yet as its parts ask for it",
+    ),
+    survivable(&[SERVER], "because it has no resources", "this version of the API has nothing in it any more"),
+    survivable(
+        &[CONTAINERD],
+        "failed check for fsverity support",
+        "gVisor has no fs-verity; contents are checked by digest",
+    ),
+];
+
+/// What a line of a component's log means, if that is known.
+#[must_use]
+pub fn meaning(component: &str, line: &str) -> Option<Meaning> {
+    let fits = |known: &&Known| (known.of.is_empty() || known.of.contains(&component)) && line.contains(known.has);
+    TABLE.iter().find(fits).map(|known| known.meaning)
+}
+
+/// The last line of a log that is known to be fatal, with its gap and what to do; empty if there is none.
+pub(crate) fn explain(component: &str, log: &str) -> String {
+    for line in log.lines().rev() {
+        if let Some(Meaning::Fatal { gap, hint }) = meaning(component, line) {
+            let gap = gap.map(|gap| format!(" (gap {gap})")).unwrap_or_default();
+            return format!("  because{gap}: {}\n  hint: {hint}\nits last lines:\n", line.trim());
+        }
+    }
+    String::new()
+}
+
+/// A log with each known line followed by what it means, for who reads it elsewhere.
+#[must_use]
+pub fn annotated(component: &str, log: &str) -> String {
+    let mut text = String::with_capacity(log.len());
+    for line in log.lines() {
+        text.push_str(line);
+        text.push('\n');
+        match meaning(component, line) {
+            Some(Meaning::Fatal { gap, hint }) => {
+                let gap = gap.map(|gap| format!("gap {gap}; ")).unwrap_or_default();
+                text.push_str(&format!("  # fatal: {gap}{hint}\n"));
+            }
+            Some(Meaning::Survivable { because }) => text.push_str(&format!("  # harmless: {because}\n")),
+            None => {}
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a kubelet without the remedies wrote them, among what it always writes.
+    const KUBELET_LOG: &str = "\
+I1121 14:09:20.101201     512 server.go:211] \"Kubelet version\" kubeletVersion=\"v1.36.4\"
+W1121 14:09:20.313371     512 sysinfo.go:287] Cannot read any physical package id for any CPU
+E1121 14:09:20.413371     512 info.go:110] Failed to get network devices: open /sys/class/net: no such file or directory
+E1121 14:09:20.513371     512 kubelet.go:1703] \"Failed to start ContainerManager\" err=\"[open /proc/sys/vm/panic_on_oom: no such file or directory]\"
+I1121 14:09:20.523371     512 server.go:1] \"Shutting down\"
+";
+
+    #[test]
+    fn the_fatal_line_is_found_among_the_noise_with_its_gap_and_a_hint() {
+        let text = explain(KUBELET, KUBELET_LOG);
+        assert!(text.starts_with("  because (gap proc-sys): E1121 14:09:20.513371"), "{text}");
+        assert!(text.contains("hint: terrarium closes this gap"), "{text}");
+        let noise: String = KUBELET_LOG.lines().filter(|line| !line.contains("panic_on_oom")).collect();
+        assert_eq!(explain(KUBELET, &noise), "");
+    }
+
+    #[test]
+    fn a_line_is_known_of_the_components_that_write_it() {
+        let port = "E1121 run.go:72] \"command failed\" err=\"listen tcp 0.0.0.0:6443: bind: address already in use\"";
+        assert!(matches!(meaning(SERVER, port), Some(Meaning::Fatal { gap: None, .. })));
+        assert!(matches!(meaning("coredns", port), Some(Meaning::Fatal { gap: None, .. })));
+        let kmsg = "failed to create kubelet: open /dev/kmsg: no such file or directory";
+        assert!(matches!(meaning(KUBELET, kmsg), Some(Meaning::Fatal { gap: Some(GapId::Kmsg), .. })));
+        assert_eq!(meaning(SERVER, kmsg), None);
+    }
+
+    #[test]
+    fn what_the_founding_experiments_took_for_fatal_is_told_from_it() {
+        let hook = "F1121 hooks.go:204] PostStartHook \"priority-and-fairness-config-producer\" failed";
+        assert!(matches!(meaning(SERVER, hook), Some(Meaning::Survivable { .. })));
+        let early = "E1121 the server is currently unable: apiserver not yet ready to handle request";
+        assert!(matches!(meaning(SERVER, early), Some(Meaning::Survivable { .. })));
+    }
+
+    #[test]
+    fn every_breakage_of_the_gap_table_that_a_component_logs_is_known() {
+        for gap in terrarium_gaps::TABLE {
+            for of in [KUBELET, CONTAINERD] {
+                // Such as "kubelet: `open /dev/kmsg: …`".
+                let Some(message) =
+                    gap.breaks.strip_prefix(&format!("{of}: `")).and_then(|rest| rest.split('`').next())
+                else {
+                    continue;
+                };
+                let is_known =
+                    matches!(meaning(of, message), Some(Meaning::Fatal { gap: Some(known), .. }) if known == gap.id);
+                // These two name no text of the component's own.
+                let is_general = message.contains("failed to mount") || message.contains("node address");
+                assert!(is_known || is_general, "{}: {message}", gap.id);
+            }
+        }
+    }
+
+    #[test]
+    fn an_annotated_log_keeps_every_line() {
+        let text = annotated(KUBELET, KUBELET_LOG);
+        let kept: String =
+            text.lines().filter(|line| !line.starts_with("  # ")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(kept, KUBELET_LOG);
+        assert_eq!(text.matches("  # harmless: ").count(), 2);
+        assert_eq!(text.matches("  # fatal: gap proc-sys; ").count(), 1);
+    }
+}
