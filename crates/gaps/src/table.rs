@@ -72,7 +72,10 @@ pub static TABLE: &[Gap] = &[
         breaks: "kubelet: `open /dev/kmsg: no such file or directory`",
         blocks_pods: true,
         hint: "OOM kills by the kernel are not reported as events; on Linux, let the caller read /dev/kmsg",
-        remedies: &[built(Mount, "/dev/null bound over an empty /dev/kmsg")],
+        remedies: &[
+            built(Flag, "in a user namespace, the kubelet's feature gate KubeletInUserNamespace does without it"),
+            built(Mount, "/dev/null bound over an empty /dev/kmsg"),
+        ],
     },
     Gap {
         id: GapId::CgroupV1,
