@@ -1,5 +1,7 @@
 //! The table is whole, and the page in docs/ is what it renders to.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests, which the lint takes for code of its own.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

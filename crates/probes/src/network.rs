@@ -37,7 +37,7 @@ pub(crate) fn look() -> Network {
         Err(why) => failed(&why),
     };
     network.address = address();
-    network.ip_forward = sysctl::behaviour("net/ipv4/ip_forward");
+    network.ip_forward = sysctl::ip_forward();
     network.table_lock = Path::new(TABLE_LOCK).exists();
     network
 }
@@ -59,7 +59,7 @@ pub(crate) fn failed(why: &Failure) -> Network {
 }
 
 fn address() -> Tried {
-    terrarium_cni::node_address().ok_or_else(|| Failure::new("there is none but loopback's")).into()
+    terrarium_cni::node_address().ok_or_else(|| Failure::new("there is no address but loopback's")).into()
 }
 
 /// Runs this in a thread, whose namespaces go with it.
