@@ -35,8 +35,8 @@ pub enum Error {
     /// The sandbox could not be looked at.
     #[error(transparent)]
     Probe(#[from] terrarium_probes::Error),
-    /// Gaps for which nothing can be done here, and without which no Pod runs.
-    #[error("Pods cannot run in this sandbox: {}", obstacles(.0))]
+    /// Gaps for which nothing can be done here, and without which the node does not start.
+    #[error("a node cannot run in this sandbox: {}", obstacles(.0))]
     Obstacles(Vec<Open>),
     /// A key or certificate could not be made.
     #[error("cannot issue a certificate")]

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
-use terrarium_gaps::{GapId, Place, Report};
+use terrarium_gaps::{Blocks, GapId, Place, Report};
 use terrarium_remedies::{Choice, NODE_ADDRESS, Plan, Site, plan};
 
 use crate::component::{self, CommandLine, Spec};
@@ -73,7 +73,14 @@ pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     Ok(Preview { plan, components })
 }
 
-/// Fails where the plan leaves a gap that keeps Pods from running, unless the user wants it so.
+/// What the user must know of a plan that is carried out: why no Pod will run.
+pub(crate) fn warning(plan: &Plan) -> Option<String> {
+    let open: Vec<_> =
+        plan.open.iter().filter(|open| open.blocks >= Blocks::Pods).map(|open| open.gap.to_string()).collect();
+    (!open.is_empty()).then(|| format!("Pods cannot run here ({}); see `terrarium doctor`", open.join(", ")))
+}
+
+/// Fails where the plan leaves a gap that keeps the node from starting, unless the user wants it so.
 pub(crate) fn refuse_obstacles(plan: &Plan) -> Result<(), Error> {
     let obstacles: Vec<_> = plan.obstacles().cloned().collect();
     if obstacles.is_empty() { Ok(()) } else { Err(Error::Obstacles(obstacles)) }

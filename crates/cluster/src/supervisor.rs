@@ -121,6 +121,9 @@ fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut
     const STEP: &str = "remedies";
     progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
     let mut ground = Ground::find_or_make(layout, asked)?;
+    if let Some(message) = ground.plan.as_ref().and_then(preparation::warning) {
+        progress.report(&Event::Warning { message });
+    }
     if let Some(listener) = &ground.listener {
         guardian.carry(listener);
     }

@@ -180,7 +180,7 @@ fn decisions_are_read_as_written() {
     }
     for (text, says) in [
         ("kmsg", "GAP=RUNG"),
-        ("kmsgs=none", "there are: privileges, proc-sys"),
+        ("kmsgs=none", "there are: privileges, mapped-ids, proc-sys"),
         ("kmsg=fuse", "there are: flag, mount, none"),
         ("resource-limits=fuse", "there are: none"),
     ] {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use terrarium_cluster::{Event, Layout, Options, Outcome, Preview, kubeconfig, preview, up};
-use terrarium_remedies::Isolation;
 
 use super::{Output, Remedies, user_kubeconfig};
 
@@ -68,18 +67,11 @@ fn dry_run(layout: &Layout, options: &Options, output: Output) -> Result<ExitCod
     if obstacles.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    bail!("Pods cannot run in this sandbox: {}", obstacles.join("; "))
+    bail!("a node cannot run in this sandbox: {}", obstacles.join("; "))
 }
 
 fn text(preview: &Preview) -> String {
-    let mut text = match preview.plan.isolation {
-        Isolation::Nothing => "no namespaces of its own\n".to_owned(),
-        Isolation::Mount => "in a mount namespace of its own\n".to_owned(),
-        Isolation::User { ids: 1 } => {
-            "in user, mount and network namespaces of its own, as root by the caller's ID\n".to_owned()
-        }
-        Isolation::User { ids } => format!("in user, mount and network namespaces of its own, with {ids} IDs\n"),
-    };
+    let mut text = format!("{}\n", preview.plan.isolation);
     for step in &preview.plan.steps {
         text += &format!("\n{}: {}\n", step.purpose, step.does);
         for action in &step.actions {
