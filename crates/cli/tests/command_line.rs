@@ -51,7 +51,19 @@ fn a_cluster_is_here() -> bool {
 
 #[test]
 fn help() {
-    for command in ["", "up", "down", "status", "logs", "image", "image import", "version", "completion"] {
+    for command in [
+        "",
+        "up",
+        "down",
+        "status",
+        "logs",
+        "image",
+        "image import",
+        "support",
+        "support bundle",
+        "version",
+        "completion",
+    ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
         let (code, stdout, stderr) = output(&args);

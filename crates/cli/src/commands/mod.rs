@@ -9,6 +9,7 @@ mod logs;
 mod run_component;
 mod status;
 mod supervise;
+mod support;
 mod up;
 mod version;
 
@@ -40,6 +41,8 @@ enum Command {
     Kubectl(kubectl::Args),
     #[command(subcommand)]
     Image(image::Command),
+    #[command(subcommand)]
+    Support(support::Command),
     /// Print the versions of terrarium and its components
     Version,
     Completion(completion::Args),
@@ -74,6 +77,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => logs::run(&layout, &args),
         Command::Kubectl(args) => kubectl::run(&layout, &args),
         Command::Image(command) => image::run(&layout, &command),
+        Command::Support(command) => support::run(&layout, &command),
         Command::Version => version::run(&layout),
         Command::Completion(args) => completion::run(&args),
         Command::Guard(args) => guard::run(&layout, &args),
