@@ -8,7 +8,8 @@ crate::stories! {
     Own:
         down_leaves_nothing_behind
         down_after_guardian_and_supervisor_were_killed_leaves_nothing_behind
-        a_start_that_fails_says_why_and_is_undone;
+        a_start_that_fails_says_why_and_is_undone
+        a_start_that_fails_for_a_known_reason_says_what_to_do;
 }
 
 const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
@@ -53,6 +54,16 @@ fn a_start_that_fails_says_why_and_is_undone(cluster: &Cluster) {
     let missing =
         cluster.sh("rm /broken/containerd; TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
     missing.complains("/broken/containerd is missing");
+    cluster.up();
+}
+
+fn a_start_that_fails_for_a_known_reason_says_what_to_do(cluster: &Cluster) {
+    let listen =
+        "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 6443) or die; sleep 600'";
+    cluster.sh(&format!("{listen} </dev/null >/dev/null 2>&1 & echo $! >/tmp/listener; sleep 0.5")).succeeds();
+    let up = cluster.terrarium("up").exits(1).complains("kube-server does not start");
+    up.complains("address already in use").complains("hint: another program listens there");
+    cluster.sh("kill $(cat /tmp/listener); rm /tmp/listener").succeeds();
     cluster.up();
 }
 

@@ -3,6 +3,8 @@
 //! `cargo test -p scenarios -- NAME` plays those whose name contains NAME.
 
 mod api;
+mod certificates;
+mod chaos;
 mod commands;
 mod crashes;
 mod deployments;
@@ -11,6 +13,7 @@ mod durable;
 mod pods;
 mod security;
 mod starts;
+mod support;
 mod volumes;
 
 use std::process::ExitCode;
@@ -35,10 +38,13 @@ fn main() -> ExitCode {
         api::STORIES,
         security::STORIES,
         commands::STORIES,
+        support::STORIES,
         starts::STORIES,
         down::STORIES,
         durable::STORIES,
         crashes::STORIES,
+        certificates::STORIES,
+        chaos::STORIES,
     ];
     harness::main(themes.concat())
 }

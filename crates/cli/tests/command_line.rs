@@ -51,7 +51,21 @@ fn a_cluster_is_here() -> bool {
 
 #[test]
 fn help() {
-    for command in ["", "up", "down", "status", "doctor", "logs", "image", "image import", "version", "completion"] {
+    for command in [
+        "",
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "exec",
+        "logs",
+        "image",
+        "image import",
+        "support",
+        "support bundle",
+        "version",
+        "completion",
+    ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
         let (code, stdout, stderr) = output(&args);
@@ -110,8 +124,6 @@ fn doctor_says_the_same_twice_and_changes_nothing() {
     }
     let parent = tempfile::tempdir().unwrap();
     let data = parent.path().join("data");
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let before = mounts();
     let look = || output(&["doctor", "-o", "json", "--data-dir", text(&data)]);
     let (code, stdout, stderr) = look();
     let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
@@ -130,7 +142,8 @@ fn doctor_says_the_same_twice_and_changes_nothing() {
     assert_eq!(in_words, code);
     assert!(gaps.iter().all(|gap| stdout.contains(gap)), "{stdout}");
 
-    assert_eq!(mounts(), before);
+    // Others may mount what they like meanwhile.
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains("terrarium-probe"));
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing is left beside the data directory");
     assert!(!Path::new("/run/terrarium").exists());
 }

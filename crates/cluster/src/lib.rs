@@ -36,6 +36,7 @@ mod service;
 pub mod status;
 mod stop;
 pub mod supervisor;
+pub mod support;
 
 pub use error::{Error, chain};
 pub use events::Event;

@@ -13,6 +13,7 @@ mod probe;
 mod run_component;
 mod status;
 mod supervise;
+mod support;
 mod up;
 mod version;
 
@@ -48,6 +49,8 @@ enum Command {
     Kubectl(kubectl::Args),
     #[command(subcommand)]
     Image(image::Command),
+    #[command(subcommand)]
+    Support(support::Command),
     /// Print the versions of terrarium and its components
     Version,
     Completion(completion::Args),
@@ -107,6 +110,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => logs::run(&layout()?, &args),
         Command::Kubectl(args) => kubectl::run(&layout()?, &args),
         Command::Image(command) => image::run(&layout()?, &command),
+        Command::Support(command) => support::run(&layout()?, &command),
         Command::Version => version::run(&layout()?),
         Command::Completion(args) => completion::run(&args),
         Command::Exec(args) => exec::run(&layout()?, &args),
