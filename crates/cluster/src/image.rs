@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::component::{CONTAINERD, import_command};
-use crate::{Error, Layout, process};
+use crate::{Error, ImageFault, Layout, process};
 
 /// Keeps an archive (an OCI image layout or `docker save`, as a tar file, plain or compressed by gzip) and imports it
 /// if the cluster runs. The same archive twice is kept once.
@@ -25,7 +25,8 @@ pub fn import(layout: &Layout, archive: &Path) -> Result<(), Error> {
     if is_new {
         keep(archive, &kept)?;
     }
-    let imported = import_now(layout, &kept).map_err(|why| Error::Image { path: archive.to_owned(), why });
+    let imported = import_now(layout, &kept)
+        .map_err(|why| Error::Image { path: archive.to_owned(), fault: ImageFault::Refused(why) });
     if imported.is_err() && is_new {
         let _ = fs::remove_file(&kept);
     }
@@ -47,7 +48,7 @@ fn check(archive: &Path) -> Result<String, Error> {
         // The error itself quotes what it could not read, whatever that is.
         Err(_) => "it is not a whole tar file with index.json (an OCI image layout) or manifest.json (docker save)",
     };
-    Err(Error::Image { path: archive.to_owned(), why: why.to_owned() })
+    Err(Error::Image { path: archive.to_owned(), fault: ImageFault::Format(why.to_owned()) })
 }
 
 fn digest(file: File) -> io::Result<String> {

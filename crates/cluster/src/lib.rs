@@ -8,12 +8,14 @@
 mod component;
 mod config;
 mod error;
+mod error_id;
 mod events;
 pub mod image;
 pub mod kubeconfig;
 mod layout;
 mod lifecycle;
 mod logs;
+mod marker;
 mod network;
 mod node;
 mod pki;
@@ -23,7 +25,9 @@ pub mod status;
 mod stop;
 pub mod supervisor;
 
-pub use error::{Error, chain};
+pub use error::{DataDirFault, Error, ImageFault, chain};
+pub use error_id::{CLASSES, Class, ErrorId, render as render_errors};
 pub use events::Event;
-pub use layout::{DEFAULT_DATA_DIR, Layout};
+pub use layout::{DEFAULT_DATA_DIR, Layout, resolved};
 pub use lifecycle::{Outcome, down, refuse_another, running_data_dir, up};
+pub use marker::DEFAULT_API_PORT;

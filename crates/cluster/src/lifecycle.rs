@@ -73,7 +73,7 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     let supervisor = recorded_supervisor(layout, &mut child, start, limit)?;
     refuse_another(layout)?;
     let result = follow(layout, &supervisor, start, limit, &mut on_event);
-    if matches!(result, Err(Error::Supervisor(_))) {
+    if matches!(result, Err(Error::Supervisor { .. })) {
         // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
         let _ = child.wait();
@@ -142,7 +142,7 @@ fn follow(
                 Event::Restarting { .. } | Event::Warning { .. } => {}
                 Event::Up { .. } => return Ok(Outcome::CameUp),
                 Event::Stopping => is_stopping = true,
-                Event::Failed { message } => return Err(Error::Supervisor(message)),
+                Event::Failed { message, id } => return Err(Error::Supervisor { message, id }),
             }
         }
         if !supervisor_lives && is_stopping {
@@ -206,6 +206,7 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorId;
     use crate::events::Progress;
 
     fn sleeper() -> (Child, ProcessRef) {
@@ -249,8 +250,10 @@ mod tests {
         let (result, _) = followed(&dead(), &[Event::Stopping]);
         assert!(matches!(result, Err(Error::TakenDown)));
 
-        let (result, _) = followed(&dead(), &[Event::Stopping, Event::Failed { message: "no disk".to_owned() }]);
-        assert!(matches!(result, Err(Error::Supervisor(why)) if why == "no disk"));
+        let failed = Event::Failed { message: "no disk".to_owned(), id: ErrorId::NoSpace };
+        let (result, _) = followed(&dead(), &[Event::Stopping, failed]);
+        let error = result.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.id()), ("no disk", ErrorId::NoSpace));
 
         // That it ended since is the next command's business.
         let (result, _) = followed(&dead(), &[Event::Up { seconds: 9.0 }]);
@@ -267,7 +270,7 @@ mod tests {
         let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
         process::record(&layout, SUPERVISOR, &own).unwrap();
         let error = refuse_another(&layout).unwrap_err().to_string();
-        assert!(error.contains("/other") && error.contains("terrarium down"), "{error}");
+        assert!(error.contains("/other"), "{error}");
 
         // Its supervisor was killed; what it mounted and started is still there.
         fs::remove_file(layout.record(SUPERVISOR)).unwrap();

@@ -13,7 +13,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::layout::write;
+use crate::layout::{write, write_durably};
 use crate::{Error, Layout};
 
 /// A certificate to issue: what it is for is told by its subject and names.
@@ -57,7 +57,7 @@ pub(crate) fn issue(layout: &Layout, node: &str, address: IpAddr, api_service: I
     let ca = ca_params();
     if is_new {
         let signed = ca.self_signed(&ca_key).map_err(Error::Certificate)?;
-        write(&certificate, signed.pem().as_bytes())?;
+        write_durably(&certificate, signed.pem().as_bytes())?;
     }
     let public = durable_key(layout, SERVICE_ACCOUNT)?.public_key_pem();
     write(&layout.pki(SERVICE_ACCOUNT_PUBLIC), public.as_bytes())?;
@@ -125,7 +125,7 @@ fn durable_key(layout: &Layout, name: &str) -> Result<KeyPair, Error> {
         return KeyPair::from_pem(&pem).map_err(|source| Error::Key { path, source });
     }
     let key = KeyPair::generate().map_err(Error::Certificate)?;
-    write(&path, key.serialize_pem().as_bytes())?;
+    write_durably(&path, key.serialize_pem().as_bytes())?;
     Ok(key)
 }
 

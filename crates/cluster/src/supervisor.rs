@@ -61,7 +61,7 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     process::record(layout, SUPERVISOR, &own)?;
     let result = bring_up_and_serve(layout, &progress);
     if let Err(error) = &result {
-        progress.report(&Event::Failed { message: crate::error::chain(error) });
+        progress.report(&Event::Failed { message: crate::error::chain(error), id: error.id() });
     }
     result
 }
@@ -149,7 +149,13 @@ fn components(
     } else {
         apply_all(&Site { runtime_dir: layout.runtime().to_owned() }, journal)?
     };
-    let spec = Spec { layout, node: node::name(), address: node::address()?, network: Network::default(), settings };
+    let spec = Spec {
+        layout,
+        node: layout.node_name(node::name)?,
+        address: node::address()?,
+        network: Network::default(),
+        settings,
+    };
     if !adopted {
         config::write_all(&spec)?;
     }
