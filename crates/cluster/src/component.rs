@@ -75,6 +75,7 @@ pub(crate) struct Spec<'a> {
     pub(crate) address: Ipv4Addr,
     pub(crate) network: Network,
     pub(crate) settings: Vec<Setting>,
+    pub(crate) api_port: u16,
 }
 
 /// The components of a cluster.
@@ -193,7 +194,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         "kube-apiserver".into(),
         format!("--etcd-servers={kine_socket}"),
         format!("--advertise-address={}", spec.address),
-        format!("--secure-port={}", config::API_PORT),
+        format!("--secure-port={}", spec.api_port),
         format!("--tls-cert-file={}", certificate(pki::API_SERVER)),
         format!("--tls-private-key-file={}", key(pki::API_SERVER)),
         format!("--client-ca-file={}", certificate(pki::CA)),
@@ -261,8 +262,14 @@ mod tests {
     fn the_clusters_own_addresses_are_never_behind_a_proxy() {
         let layout = Layout::at(Path::new("/t"));
         let address = Ipv4Addr::new(192, 0, 2, 7);
-        let spec =
-            Spec { layout: &layout, node: String::new(), address, network: Network::default(), settings: vec![] };
+        let spec = Spec {
+            layout: &layout,
+            node: String::new(),
+            address,
+            network: Network::default(),
+            settings: vec![],
+            api_port: 6443,
+        };
         let own = "localhost,127.0.0.0/8,192.0.2.7,10.42.0.0/24,10.43.0.0/16,.svc,.cluster.local";
         assert_eq!(no_proxy(&spec, None), own);
         assert_eq!(no_proxy(&spec, Some(String::new())), own);

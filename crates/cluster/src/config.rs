@@ -12,9 +12,6 @@ use crate::layout::write;
 use crate::pki::{self, key_files};
 use crate::{Error, kubeconfig, network};
 
-/// The API server's port.
-pub(crate) const API_PORT: u16 = 6443;
-
 /// Made by the kubelet and the controller manager; the default lies outside the directories that go with the cluster.
 pub(crate) const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volume-plugins";
 
@@ -60,7 +57,7 @@ fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
 pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
     let layout = spec.layout;
     pki::issue(layout, &spec.node, spec.address.into(), spec.network.api_service())?;
-    let server = format!("https://127.0.0.1:{API_PORT}");
+    let server = format!("https://127.0.0.1:{}", spec.api_port);
     for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
         kubeconfig::write_for(layout, client, &server)?;
     }
@@ -181,7 +178,7 @@ mod tests {
             Setting::ApiServer { flag: "--kubelet-preferred-address-types".to_owned(), value: "InternalIP".to_owned() },
         ];
         let (node, address) = ("node-1".to_owned(), Ipv4Addr::new(192, 0, 2, 7));
-        Spec { layout, node, address, network: Network::default(), settings }
+        Spec { layout, node, address, network: Network::default(), settings, api_port: 6443 }
     }
 
     /// A text without the test's own directory.

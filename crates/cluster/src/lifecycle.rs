@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use terrarium_remedies::Journal;
 
 use crate::component::SUPERVISOR;
 use crate::events::{self, Events, Stage};
 use crate::process::{self, ProcessRef, wait_until};
-use crate::{Error, Event, Layout, logs, supervisor};
+use crate::{Error, Event, Layout, Wishes, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -39,8 +41,10 @@ pub enum Outcome {
 /// Brings the cluster up, or waits for one that is coming up already, and tells each event of the start.
 ///
 /// # Errors
-/// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting.
-pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
+/// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting. When the user
+/// interrupts the start that this call began, it is undone.
+pub fn up(layout: &Layout, wishes: &Wishes<'_>, mut on_event: impl FnMut(&Event)) -> Result<Outcome, Error> {
+    let limit = wishes.wait;
     let start = Instant::now();
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
@@ -48,15 +52,27 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
     refuse_another(layout)?;
     if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
         match events::stage(layout)? {
-            Stage::Starting => return follow(layout, &supervisor, start, limit, on_event),
-            Stage::Up => return Ok(Outcome::WasUp),
-            Stage::Ending if wait_until(limit, || !supervisor.is_alive()) => {}
+            Stage::Starting => {
+                wishes.refuse_changes(layout)?;
+                return follow(layout, &supervisor, start, wishes, on_event);
+            }
+            Stage::Up => {
+                wishes.refuse_changes(layout)?;
+                return Ok(Outcome::WasUp);
+            }
+            Stage::Ending if wait_until(limit, || !supervisor.is_alive() || wishes.is_interrupted()) => {
+                refuse_interrupted(wishes)?;
+            }
             Stage::Ending => {
                 return Err(Error::Timeout { waiting_for: "the last cluster to be taken down".to_owned() });
             }
         }
     }
     layout.prepare()?;
+    if let Some(aside) = wishes.grant(layout)? {
+        on_event(&Event::Warning { message: format!("the store was set aside to {}", aside.display()) });
+    }
+    refuse_interrupted(wishes)?;
     let log = logs::open(layout, SUPERVISOR)?;
     let error_log = log.try_clone().map_err(Error::io("open", layout.log(SUPERVISOR)))?;
     let program = std::env::current_exe().map_err(Error::io("find this program's path", "/proc/self/exe"))?;
@@ -70,19 +86,42 @@ pub fn up(layout: &Layout, limit: Duration, mut on_event: impl FnMut(&Event)) ->
         .stderr(error_log)
         .spawn()
         .map_err(Error::io("run", &program))?;
-    let supervisor = recorded_supervisor(layout, &mut child, start, limit)?;
-    refuse_another(layout)?;
-    let result = follow(layout, &supervisor, start, limit, &mut on_event);
+    let result = recorded_supervisor(layout, &mut child, start, wishes).and_then(|supervisor| {
+        refuse_another(layout)?;
+        follow(layout, &supervisor, start, wishes, &mut on_event)
+    });
+    if matches!(result, Err(Error::Interrupted { .. })) && matches!(child.try_wait(), Ok(None)) {
+        // Whatever it has come to, it ends by this; what it could not undo so early is undone below. Where another `up`
+        // was quicker, the child has ended, and the start is that one's.
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        on_event(&Event::Stopping);
+        undo_rest(layout, &mut child);
+        return Err(Error::Interrupted { what_now: "the start was undone" });
+    }
+    if matches!(result, Ok(Outcome::CameUp)) {
+        // What it is for can wait for the next `up`, where the disk is full.
+        let _ = layout.set_was_up(true);
+    }
     if matches!(result, Err(Error::Supervisor { .. })) {
         // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
-        let _ = child.wait();
-        // Not by `down` itself: that would end the supervisor of another `up` that came in between.
-        if let Ok(lock) = supervisor::lock(layout) {
-            let _ = remove_rest(layout, lock);
-        }
+        undo_rest(layout, &mut child);
     }
     result
+}
+
+/// Waits for the supervisor's end, and undoes what it could not.
+fn undo_rest(layout: &Layout, child: &mut Child) {
+    let _ = child.wait();
+    // Not by `down` itself: that would end the supervisor of another `up` that came in between.
+    if let Ok(lock) = supervisor::lock(layout) {
+        let _ = remove_rest(layout, lock);
+    }
+}
+
+fn refuse_interrupted(wishes: &Wishes<'_>) -> Result<(), Error> {
+    let interrupted = Error::Interrupted { what_now: "the cluster goes on with what it was doing" };
+    if wishes.is_interrupted() { Err(interrupted) } else { Ok(()) }
 }
 
 /// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends when
@@ -91,9 +130,10 @@ fn recorded_supervisor(
     layout: &Layout,
     child: &mut Child,
     start: Instant,
-    limit: Duration,
+    wishes: &Wishes<'_>,
 ) -> Result<ProcessRef, Error> {
     loop {
+        refuse_interrupted(wishes)?;
         let has_ended = matches!(child.try_wait(), Ok(Some(_)));
         if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
             return Ok(supervisor);
@@ -101,7 +141,7 @@ fn recorded_supervisor(
         if has_ended {
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
-        if start.elapsed() >= limit {
+        if start.elapsed() >= wishes.wait {
             return Err(Error::Timeout { waiting_for: SUPERVISOR.to_owned() });
         }
         std::thread::sleep(NEWS_INTERVAL);
@@ -125,7 +165,7 @@ fn follow(
     layout: &Layout,
     supervisor: &ProcessRef,
     start: Instant,
-    limit: Duration,
+    wishes: &Wishes<'_>,
     mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome, Error> {
     let mut events = Events::open(layout)?;
@@ -151,7 +191,8 @@ fn follow(
         if !supervisor_lives {
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
-        if start.elapsed() >= limit {
+        refuse_interrupted(wishes)?;
+        if start.elapsed() >= wishes.wait {
             return Err(Error::Timeout { waiting_for: pending.join(", ") });
         }
         std::thread::sleep(NEWS_INTERVAL);
@@ -205,6 +246,8 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
     use crate::ErrorId;
     use crate::events::Progress;
@@ -223,13 +266,18 @@ mod tests {
     }
 
     /// What `follow` says of a start that wrote these events, at once.
-    fn followed(supervisor: &ProcessRef, events: &[Event]) -> (Result<Outcome, Error>, Vec<Event>) {
+    fn followed(
+        supervisor: &ProcessRef,
+        events: &[Event],
+        interrupted: &AtomicBool,
+    ) -> (Result<Outcome, Error>, Vec<Event>) {
         let (_root, layout) = Layout::temporary();
         let progress = Progress::create(&layout, Instant::now()).unwrap();
         events.iter().for_each(|event| progress.report(event));
         fs::write(layout.log(SUPERVISOR), "last words\n").unwrap();
         let mut told = Vec::new();
-        let result = follow(&layout, supervisor, Instant::now(), Duration::ZERO, |event| told.push(event.clone()));
+        let wishes = Wishes { wait: Duration::ZERO, api_port: None, reset_store: false, interrupted };
+        let result = follow(&layout, supervisor, Instant::now(), &wishes, |event| told.push(event.clone()));
         (result, told)
     }
 
@@ -240,23 +288,27 @@ mod tests {
         let begun = [started("containerd"), ready, started("kubelet"), started("images")];
         let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
 
-        let (result, told) = followed(&own, &begun);
+        let never = AtomicBool::new(false);
+        let (result, told) = followed(&own, &begun, &never);
         assert!(matches!(result, Err(Error::Timeout { waiting_for }) if waiting_for == "kubelet, images"));
         assert_eq!(told, begun);
 
-        let (result, _) = followed(&dead(), &begun);
+        let (result, _) = followed(&own, &begun, &AtomicBool::new(true));
+        assert!(matches!(result, Err(Error::Interrupted { .. })));
+
+        let (result, _) = followed(&dead(), &begun, &never);
         assert!(matches!(result, Err(Error::SupervisorDied { log }) if log.contains("last words")));
 
-        let (result, _) = followed(&dead(), &[Event::Stopping]);
+        let (result, _) = followed(&dead(), &[Event::Stopping], &never);
         assert!(matches!(result, Err(Error::TakenDown)));
 
         let failed = Event::Failed { message: "no disk".to_owned(), id: ErrorId::NoSpace };
-        let (result, _) = followed(&dead(), &[Event::Stopping, failed]);
+        let (result, _) = followed(&dead(), &[Event::Stopping, failed], &never);
         let error = result.unwrap_err();
         assert_eq!((error.to_string().as_str(), error.id()), ("no disk", ErrorId::NoSpace));
 
         // That it ended since is the next command's business.
-        let (result, _) = followed(&dead(), &[Event::Up { seconds: 9.0 }]);
+        let (result, _) = followed(&dead(), &[Event::Up { seconds: 9.0 }], &never);
         assert!(result.is_ok());
     }
 

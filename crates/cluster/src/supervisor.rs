@@ -22,7 +22,7 @@ use crate::component::{self, CommandLine, Component, Name, Readiness, Runs, SUPE
 use crate::config::{self, Network};
 use crate::events::Progress;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, logs, node, readiness, stop};
+use crate::{Error, Event, Layout, logs, node, preflight, readiness, stop};
 
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(40);
@@ -147,15 +147,11 @@ fn components(
     let settings = if adopted {
         journal.settings().cloned().collect()
     } else {
+        preflight::check(layout)?;
         apply_all(&Site { runtime_dir: layout.runtime().to_owned() }, journal)?
     };
-    let spec = Spec {
-        layout,
-        node: layout.node_name(node::name)?,
-        address: node::address()?,
-        network: Network::default(),
-        settings,
-    };
+    let (node, address, api_port) = (layout.node_name(node::name)?, node::address()?, layout.api_port()?);
+    let spec = Spec { layout, node, address, network: Network::default(), settings, api_port };
     if !adopted {
         config::write_all(&spec)?;
     }
