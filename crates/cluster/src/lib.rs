@@ -5,6 +5,7 @@
 //! directory, the rest in the runtime directory ([`Layout`]). Components outlive the supervisor: a new one finds them
 //! by their records and goes on with them.
 
+mod archive;
 mod component;
 mod config;
 mod error;
