@@ -3,6 +3,7 @@
 //! `cargo test -p scenarios -- NAME` plays those whose name contains NAME.
 
 mod api;
+mod bad_input;
 mod commands;
 mod crashes;
 mod deployments;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         api::STORIES,
         security::STORIES,
         commands::STORIES,
+        bad_input::STORIES,
         starts::STORIES,
         down::STORIES,
         durable::STORIES,

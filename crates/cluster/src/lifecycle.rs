@@ -72,6 +72,11 @@ pub fn up(layout: &Layout, wishes: &Wishes<'_>, mut on_event: impl FnMut(&Event)
     if let Some(aside) = wishes.grant(layout)? {
         on_event(&Event::Warning { message: format!("the store was set aside to {}", aside.display()) });
     }
+    // Components that outlived their supervisor go on, whatever becomes of this call.
+    let was_there = lives(layout)?;
+    if wishes.is_interrupted() && !was_there {
+        undo_rest(layout);
+    }
     refuse_interrupted(wishes)?;
     let log = logs::open(layout, SUPERVISOR)?;
     let error_log = log.try_clone().map_err(Error::io("open", layout.log(SUPERVISOR)))?;
@@ -90,12 +95,17 @@ pub fn up(layout: &Layout, wishes: &Wishes<'_>, mut on_event: impl FnMut(&Event)
         refuse_another(layout)?;
         follow(layout, &supervisor, start, wishes, &mut on_event)
     });
-    if matches!(result, Err(Error::Interrupted { .. })) && matches!(child.try_wait(), Ok(None)) {
-        // Whatever it has come to, it ends by this; what it could not undo so early is undone below. Where another `up`
-        // was quicker, the child has ended, and the start is that one's.
-        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+    let is_anothers =
+        || process::recorded(layout, SUPERVISOR).is_some_and(|other| other.pid.cast_unsigned() != child.id());
+    if matches!(result, Err(Error::Interrupted { .. })) && !was_there && !is_anothers() {
+        // Whatever it has come to, it ends by this, if Ctrl-C has not ended it already; what it could not undo so early
+        // is undone below.
+        if matches!(child.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        }
         on_event(&Event::Stopping);
-        undo_rest(layout, &mut child);
+        let _ = child.wait();
+        undo_rest(layout);
         return Err(Error::Interrupted { what_now: "the start was undone" });
     }
     if matches!(result, Ok(Outcome::CameUp)) {
@@ -105,14 +115,14 @@ pub fn up(layout: &Layout, wishes: &Wishes<'_>, mut on_event: impl FnMut(&Event)
     if matches!(result, Err(Error::Supervisor { .. })) {
         // It is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
-        undo_rest(layout, &mut child);
+        let _ = child.wait();
+        undo_rest(layout);
     }
     result
 }
 
-/// Waits for the supervisor's end, and undoes what it could not.
-fn undo_rest(layout: &Layout, child: &mut Child) {
-    let _ = child.wait();
+/// Undoes what a supervisor that ended could not.
+fn undo_rest(layout: &Layout) {
     // Not by `down` itself: that would end the supervisor of another `up` that came in between.
     if let Ok(lock) = supervisor::lock(layout) {
         let _ = remove_rest(layout, lock);
@@ -139,6 +149,12 @@ fn recorded_supervisor(
             return Ok(supervisor);
         }
         if has_ended {
+            // It failed at once, and has said why.
+            if let Some(supervisor) = process::last_recorded(layout, SUPERVISOR)
+                && supervisor.pid == child.id().cast_signed()
+            {
+                return Ok(supervisor);
+            }
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
         if start.elapsed() >= wishes.wait {
@@ -154,10 +170,13 @@ fn recorded_supervisor(
 /// One runs with another data directory than the layout's, or what there is cannot be read.
 pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
     let Some(data_dir) = running_data_dir(layout).filter(|data_dir| data_dir != layout.data()) else { return Ok(()) };
-    let is_there = process::recorded(layout, SUPERVISOR).is_some()
-        || Journal::open(&layout.journal())?
-            .is_some_and(|journal| journal.namespace().members().is_ok_and(|members| !members.is_empty()));
-    if is_there { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
+    if lives(layout)? { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
+}
+
+/// Whether anything of a cluster runs.
+fn lives(layout: &Layout) -> Result<bool, Error> {
+    let is_inhabited = |journal: Journal| journal.namespace().members().is_ok_and(|members| !members.is_empty());
+    Ok(process::recorded(layout, SUPERVISOR).is_some() || Journal::open(&layout.journal())?.is_some_and(is_inhabited))
 }
 
 /// Tells the events of a start until it ends.

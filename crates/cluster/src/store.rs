@@ -32,7 +32,8 @@ pub(crate) fn check(layout: &Layout) -> Result<(), Error> {
     }
     match look(&path, length <= QUICK_CHECK_LIMIT) {
         Ok(found) if found == "ok" => Ok(()),
-        Ok(found) => damaged(found),
+        // Its first line names the database, which is the only one.
+        Ok(found) => damaged(found.lines().filter(|line| !line.starts_with("***")).collect::<Vec<_>>().join("; ")),
         Err(rusqlite::Error::SqliteFailure(error, text)) => match error.code {
             rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase => {
                 damaged(text.unwrap_or_else(|| error.to_string()))

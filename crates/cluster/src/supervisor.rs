@@ -124,6 +124,7 @@ fn bring_up_and_serve(layout: &Layout, progress: &Progress) -> Result<(), Error>
         leftover => {
             stop::stop_cluster(layout, leftover)?;
             layout.prepare()?;
+            preflight::check(layout)?;
             namespace::enter_new()?;
             (Journal::create(&layout.journal())?, false)
         }
@@ -147,7 +148,6 @@ fn components(
     let settings = if adopted {
         journal.settings().cloned().collect()
     } else {
-        preflight::check(layout)?;
         apply_all(&Site { runtime_dir: layout.runtime().to_owned() }, journal)?
     };
     let (node, address, api_port) = (layout.node_name(node::name)?, node::address()?, layout.api_port()?);
