@@ -111,7 +111,8 @@ pub(crate) fn components(spec: &Spec<'_>) -> Result<Vec<Component>, Error> {
                     program: layout.component("containerd")?,
                     args: vec!["--config".to_owned(), path(layout.config("containerd.toml"))],
                 },
-                env: env(&[("PATH", &search_path)]),
+                // It tries file systems in a temporary directory, which one that is stopped meanwhile leaves there.
+                env: env(&[("PATH", &search_path), ("TMPDIR", &config::CONTAINERD_STATE.to_owned())]),
                 ready: Readiness::Socket(socket.clone()),
             },
         },

@@ -15,6 +15,9 @@ use crate::{Error, kubeconfig, network};
 /// Made by the kubelet and the controller manager; the default lies outside the directories that go with the cluster.
 pub(crate) const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volume-plugins";
 
+/// A tmpfs of the cluster's own.
+pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
+
 /// Works on the tmpfs that containerd's root is.
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 
@@ -127,7 +130,7 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
     let config = json!({
         "version": 3,
         "root": "/var/lib/containerd",
-        "state": "/run/containerd",
+        "state": CONTAINERD_STATE,
         "grpc": {"address": layout.containerd_socket()},
         "plugins": {
             "io.containerd.cri.v1.images": {

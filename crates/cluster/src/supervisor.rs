@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
+use nix::sys::signal::{SigSet, Signal};
 use terrarium_remedies::{Journal, Site, apply_all, namespace};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -57,6 +58,10 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
     let progress = Progress::create(layout, start)?;
     crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
+    // A signal that comes before it can be answered waits: dying half-way through the remedies would leave to others
+    // what only this mount namespace can undo.
+    let masked = |errno: nix::Error| Error::io("block the signals of", "the supervisor")(errno.into());
+    end_signals().thread_block().map_err(masked)?;
     // The last one: who finds the record finds what belongs to it.
     process::record(layout, SUPERVISOR, &own)?;
     let result = bring_up_and_serve(layout, &progress);
@@ -64,6 +69,11 @@ pub fn run(layout: &Layout, start: Instant) -> Result<(), Error> {
         progress.report(&Event::Failed { message: crate::error::chain(error), id: error.id() });
     }
     result
+}
+
+/// The signals that ask for the end.
+fn end_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 
 /// Takes down a cluster whose supervisor is gone, under its lock. Call it before the process has a second thread.
@@ -188,6 +198,9 @@ fn serve(layout: &Layout, progress: &Progress, components: Vec<Component>) -> Re
 
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "the supervisor"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // What came before goes to the streams now.
+        let unmasked = |errno: nix::Error| Error::io("take the signals of", "the supervisor")(errno.into());
+        end_signals().thread_unblock().map_err(unmasked)?;
         let mut rotation = interval(Duration::from_secs(10));
         loop {
             tokio::select! {

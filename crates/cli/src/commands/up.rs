@@ -21,8 +21,7 @@ use super::user_kubeconfig;
 /// `terrarium` the current context of the kubeconfig. The cluster's state is kept in the data directory: after `down`,
 /// `up` goes on where it was.
 ///
-/// Ctrl-C before the cluster is up undoes the start, unless another `up` began it; a second Ctrl-C leaves that to the
-/// background. When the time of --wait is up, the start goes on.
+/// Ctrl-C before the cluster is up undoes the start, unless another `up` began it. When the time of --wait is up, the start goes on.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How long to wait until the node is Ready, such as 90s or 5m
@@ -41,10 +40,7 @@ pub struct Args {
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // The second one ends this program at once. In this order: the first one sets what the other looks at.
-        flag::register_conditional_default(signal, interrupted.clone())
-            .and_then(|_| flag::register(signal, interrupted.clone()))
-            .context("cannot handle signals")?;
+        flag::register(signal, interrupted.clone()).context("cannot handle signals")?;
     }
     let wishes =
         Wishes { wait: args.wait, api_port: args.api_port, reset_store: args.reset_store, interrupted: &interrupted };
