@@ -86,7 +86,9 @@ fn a_data_directory_of_others_is_left_alone(cluster: &Cluster) {
     cluster.sh("mkdir -m 755 /srv/others && echo gold > /srv/others/precious").succeeds();
     let before = cluster.sh(look).succeeds().stdout;
     let refused = cluster.terrarium("up --data-dir /srv/others").exits(4);
-    refused.complains("/srv/others cannot be the data directory").complains("name another with --data-dir");
+    refused
+        .complains("/srv/others cannot be the data directory")
+        .complains("hint: name another or an empty one with --data-dir");
     cluster.terrarium("down --purge --data-dir /srv/others").exits(4).complains("[data-dir-foreign]");
     assert_eq!(cluster.sh(look).succeeds().stdout, before);
     cluster.terrarium("status").exits(3);

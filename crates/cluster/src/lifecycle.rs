@@ -231,10 +231,17 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
     let mut was_running = false;
     if layout.runtime().exists() {
         let start = Instant::now();
+        let mut stopped = None;
         let lock = loop {
             if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+                // An `up` that waited for the end has begun another cluster since: that one nobody asked to end.
+                if stopped.as_ref().is_some_and(|stopped| *stopped != supervisor) {
+                    let data_dir = layout.data().to_owned();
+                    return if purge { Err(Error::AlreadyRunning { data_dir }) } else { Ok(true) };
+                }
                 was_running = true;
                 supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
+                stopped = Some(supervisor);
             }
             match supervisor::lock(layout) {
                 Ok(lock) => break lock,
