@@ -48,12 +48,12 @@ fn a_start_that_fails_says_why_and_is_undone(cluster: &Cluster) {
     cluster.sh(break_containerd).succeeds();
     let before = Marks::of(cluster);
     let up = cluster.sh("TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
-    up.complains("containerd does not start: it ended with exit status: 7").complains("out of order");
+    up.complains("containerd does not start: it ended with exit status: 7 [component-fails]").complains("out of order");
     Marks::of(cluster).assert_same_as(&before);
 
     let missing =
-        cluster.sh("rm /broken/containerd; TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
-    missing.complains("/broken/containerd is missing");
+        cluster.sh("rm /broken/containerd; TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(4);
+    missing.complains("/broken/containerd is missing [component-missing]");
     cluster.up();
 }
 

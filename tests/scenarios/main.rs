@@ -3,6 +3,7 @@
 //! `cargo test -p scenarios -- NAME` plays those whose name contains NAME.
 
 mod api;
+mod bad_input;
 mod certificates;
 mod chaos;
 mod commands;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         security::STORIES,
         commands::STORIES,
         support::STORIES,
+        bad_input::STORIES,
         starts::STORIES,
         down::STORIES,
         durable::STORIES,

@@ -62,7 +62,7 @@ pub struct ComponentPreview {
 pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     let plan =
         if options.control_plane_only { Plan::nothing() } else { look_and_plan(layout, options, layout.runtime())?.1 };
-    let spec = Spec::new(layout, node::address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect());
+    let spec = Spec::new(layout, node::address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect())?;
     let components = component::components(&spec, options)?;
     let components = components.iter().map(|component| ComponentPreview {
         name: component.name,

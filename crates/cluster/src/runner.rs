@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kube::Client;
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -41,13 +42,15 @@ pub(crate) struct Shared {
     events: mpsc::UnboundedSender<Event>,
 }
 
-/// Runs the components until a signal says stop, or one of them turns out not to start.
+/// Runs the components until a signal says stop, or one of them turns out not to start. The signals that were `blocked` up
+/// to now are taken.
 pub(crate) fn run(
     layout: &Layout,
     progress: &Progress,
     components: Vec<Component>,
     mut guardian: Ward,
     listener: Option<TcpListener>,
+    blocked: SigSet,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -74,6 +77,9 @@ pub(crate) fn run(
 
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "the supervisor"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // What came before goes to the streams now.
+        let unmasked = |errno: nix::Error| Error::io("take the signals of", "the supervisor")(errno.into());
+        blocked.thread_unblock().map_err(unmasked)?;
         let mut rotation = interval(ROTATION_INTERVAL);
         let mut watch_over_guardian = interval(GUARDIAN_INTERVAL);
         let mut certificates = interval(renewal::interval());
