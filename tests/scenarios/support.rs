@@ -33,7 +33,7 @@ fn a_support_bundle_holds_what_helps_and_no_secret(cluster: &Cluster) {
         "etc/kubelet.json",
         "etc/admin.kubeconfig",
         "logs/kubelet.log",
-        "logs/supervisor.log",
+        "logs/containerd.log",
         "cluster/nodes.json",
         "cluster/pods.json",
         "cluster/events.json",
