@@ -343,7 +343,8 @@ mod tests {
     /// Puts a CA of the same key in place that is valid from and until so many days from now.
     fn put_ca(layout: &Layout, days: [i64; 2]) {
         let mut params = ca_params();
-        [params.not_before, params.not_after] = days.map(|days| OffsetDateTime::now_utc() + ::time::Duration::days(days));
+        [params.not_before, params.not_after] =
+            days.map(|days| OffsetDateTime::now_utc() + ::time::Duration::days(days));
         let signed = params.self_signed(&durable_key(layout, CA).unwrap()).unwrap();
         fs::write(key_files(layout, CA).certificate, signed.pem()).unwrap();
     }

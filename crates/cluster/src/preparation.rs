@@ -1,7 +1,5 @@
 //! From a look at the sandbox to a plan for it.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,7 +7,7 @@ use terrarium_gaps::{Blocks, GapId, Place, Report};
 use terrarium_remedies::{Choice, NODE_ADDRESS, Plan, Site, plan};
 
 use crate::component::{self, CommandLine, Spec};
-use crate::{Error, Layout, Options, node};
+use crate::{Error, Layout, Options};
 
 /// Looks at the sandbox and plans for it, with what remedies need in `runtime_dir`. Changes nothing.
 ///
@@ -21,7 +19,7 @@ pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> 
         Some(Choice::Nothing) => terrarium_probes::probe_in(layout.data(), Place::MountNamespace)?,
         None => terrarium_probes::probe(layout.data())?,
     };
-    let plan = plan(&report, &options.remedies, &site(runtime_dir)?);
+    let plan = plan(&report, &options.remedies, &Site { runtime_dir: runtime_dir.to_owned() });
     Ok((report, plan))
 }
 
@@ -62,7 +60,8 @@ pub struct ComponentPreview {
 pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     let plan =
         if options.control_plane_only { Plan::nothing() } else { look_and_plan(layout, options, layout.runtime())?.1 };
-    let spec = Spec::new(layout, node::address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect())?;
+    let spec =
+        Spec::new(layout, terrarium_cni::node_address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect())?;
     let components = component::components(&spec, options)?;
     let components = components.iter().map(|component| ComponentPreview {
         name: component.name,
@@ -84,12 +83,4 @@ pub(crate) fn warning(plan: &Plan) -> Option<String> {
 pub(crate) fn refuse_obstacles(plan: &Plan) -> Result<(), Error> {
     let obstacles: Vec<_> = plan.obstacles().cloned().collect();
     if obstacles.is_empty() { Ok(()) } else { Err(Error::Obstacles(obstacles)) }
-}
-
-fn site(runtime_dir: &Path) -> Result<Site, Error> {
-    let source = "/dev/urandom";
-    let mut random = [0; 16];
-    File::open(source).and_then(|mut file| file.read_exact(&mut random)).map_err(Error::io("read", source))?;
-    let machine_id = format!("{:032x}", u128::from_be_bytes(random));
-    Ok(Site { runtime_dir: runtime_dir.to_owned(), machine_id })
 }

@@ -17,7 +17,7 @@ use crate::config;
 use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, Options, forwarder, node, preflight, preparation, runner, stop};
+use crate::{Error, Event, Layout, Options, forwarder, preflight, preparation, runner, stop};
 
 /// How often is looked whether the lock is free.
 const LOCK_INTERVAL: Duration = Duration::from_millis(40);
@@ -207,7 +207,7 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     }
     // Nobody is ever sent to a control plane without a node.
     let fallback = options.control_plane_only.then_some(NODE_ADDRESS);
-    let address = node::address().or(fallback).ok_or(Error::NoAddress)?;
+    let address = terrarium_cni::node_address().or(fallback).ok_or(Error::NoAddress)?;
     let spec = Spec::new(layout, address, journal.settings().cloned().collect())?;
     if plan.is_some() {
         config::write_all(&spec)?;

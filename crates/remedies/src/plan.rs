@@ -10,13 +10,11 @@ use terrarium_gaps::{Blocks, GapId, Place, Report, Rung, TABLE};
 
 use crate::{Action, CATALOGUE, Setting};
 
-/// Where remedies may put what they need, and what they cannot know from a report.
+/// Where remedies may put what they need.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Runtime files, gone with the cluster: /run/terrarium.
     pub runtime_dir: PathBuf,
-    /// The ID for a machine that has none: 32 hexadecimal digits.
-    pub machine_id: String,
 }
 
 /// What the user decided for some gaps: `--remedy GAP=RUNG`.

@@ -10,7 +10,7 @@ use terrarium_gaps::{
 use terrarium_remedies::{Action, Choices, Decision, Isolation, Plan, Setting, Site, plan};
 
 fn site() -> Site {
-    Site { runtime_dir: "/run/terrarium".into(), machine_id: "0123456789abcdef0123456789abcdef".to_owned() }
+    Site { runtime_dir: "/run/terrarium".into() }
 }
 
 fn fails() -> Tried {

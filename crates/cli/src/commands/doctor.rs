@@ -118,7 +118,7 @@ mod tests {
         let reports = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gaps/tests/reports");
         let report = std::fs::read_to_string(reports.join(recorded).with_extension("json")).unwrap();
         let report: Report = serde_json::from_str(&report).unwrap();
-        let site = Site { runtime_dir: "/run/terrarium".into(), machine_id: "0".repeat(32) };
+        let site = Site { runtime_dir: "/run/terrarium".into() };
         text(&report, &report.findings(), &plan(&report, &Choices::default(), &site))
     }
 
