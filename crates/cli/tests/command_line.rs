@@ -51,7 +51,7 @@ fn a_cluster_is_here() -> bool {
 
 #[test]
 fn help() {
-    for command in ["", "up", "down", "status", "logs", "image", "image import", "version", "completion"] {
+    for command in ["", "up", "down", "status", "doctor", "logs", "image", "image import", "version", "completion"] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
         let (code, stdout, stderr) = output(&args);
@@ -100,6 +100,39 @@ fn the_status_of_nothing_is_3_and_a_whole_document() {
     assert_eq!(code, Some(3));
     insta::assert_snapshot!("status-text", stdout.replace(text(data.path()), "[data]"));
     assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0, "looking makes nothing");
+}
+
+/// Whatever this machine is and whoever runs the tests.
+#[test]
+fn doctor_says_the_same_twice_and_changes_nothing() {
+    if a_cluster_is_here() {
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    let look = || output(&["doctor", "-o", "json", "--data-dir", text(&data)]);
+    let (code, stdout, stderr) = look();
+    let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let findings = document["findings"].as_array().unwrap();
+    let gaps: Vec<_> = findings.iter().map(|finding| finding["gap"].as_str().unwrap()).collect();
+    assert!(gaps.contains(&"privileges") && gaps.contains(&"hostname-resolution"), "{gaps:?}");
+    assert_eq!(document["report"]["schema"], 1);
+    assert_eq!(code == Some(0), stderr.is_empty(), "{stderr}");
+    assert!(stderr.is_empty() || stderr.starts_with("error: Pods cannot run in this sandbox: "), "{stderr}");
+
+    let (again, stdout, _) = look();
+    let second: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((again, &second["report"], &second["findings"]), (code, &document["report"], &document["findings"]));
+
+    let (in_words, stdout, _) = output(&["doctor", "--data-dir", text(&data)]);
+    assert_eq!(in_words, code);
+    assert!(gaps.iter().all(|gap| stdout.contains(gap)), "{stdout}");
+
+    assert_eq!(mounts(), before);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing is left beside the data directory");
+    assert!(!Path::new("/run/terrarium").exists());
 }
 
 #[test]

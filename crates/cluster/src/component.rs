@@ -120,8 +120,9 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
 
     let env: Vec<_> = environment(spec).into_iter().chain([("PATH", search_path)]).collect();
     let imports = layout.image_archives()?.into_iter().map(|archive| {
-        // An archive of the user's that containerd refuses must not keep the cluster from starting.
-        let essential = !archive.starts_with(layout.imported_images());
+        // Every Pod needs this one. Any other that containerd refuses must not keep the cluster from starting: where one ID
+        // is mapped it unpacks none that has files of another user's.
+        let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
     Ok(vec![

@@ -2,8 +2,11 @@
 //! it was made, so the one that listens is made first, then the namespaces are entered, and connections to it go on from
 //! there.
 
+use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::os::fd::AsFd as _;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use terrarium_remedies::Isolation;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,13 +17,19 @@ use crate::config::API_PORT;
 
 const API: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, API_PORT);
 
-/// Listens where the caller is, if the cluster has a network namespace of its own. Call it before that is entered.
+/// Listens where the caller is, if the cluster has a network namespace of its own. Call it before that is entered; a
+/// supervisor that is started in it has the socket of an earlier one as its stdin.
 pub(crate) fn listen(isolation: Isolation) -> Result<Option<StdListener>, Error> {
     if !matches!(isolation, Isolation::User { .. }) {
         return Ok(None);
     }
     let failed = || Error::io("listen for the API on", format!("{}:{}", API.0, API.1));
-    let listener = StdListener::bind(API).map_err(failed())?;
+    let stdin = io::stdin();
+    let listener = if getsockopt(&stdin.as_fd(), sockopt::AcceptConn).unwrap_or(false) {
+        StdListener::from(stdin.as_fd().try_clone_to_owned().map_err(failed())?)
+    } else {
+        StdListener::bind(API).map_err(failed())?
+    };
     listener.set_nonblocking(true).map_err(failed())?;
     Ok(Some(listener))
 }

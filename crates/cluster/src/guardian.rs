@@ -6,7 +6,8 @@
 
 use std::fs::File;
 use std::io::IsTerminal as _;
-use std::os::fd::AsFd as _;
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ pub enum Begin {
     Start(u64),
     /// With a cluster that nobody watches.
     Resume,
-    /// With a supervisor that runs. The mount namespace to live in is on stdin.
+    /// With a supervisor that runs. On stdin is what leads outside of the cluster's namespaces: the mount namespace to live
+    /// in, or the socket on which the API is reached from there.
     Watch,
 }
 
@@ -135,8 +137,9 @@ pub(crate) fn spawn(layout: &Layout, begin: Begin, options: &Options, stdin: Std
 /// What the supervisor knows of its guardian.
 #[derive(Debug)]
 pub struct Ward {
-    /// The mount namespace that the supervisor came from.
-    outside: Option<File>,
+    /// What a guardian of ours gets as its stdin: the mount namespace that the supervisor came from; else, where nobody can
+    /// go back there, the socket on which the API is reached from there.
+    outside: Option<OwnedFd>,
     child: Option<Child>,
 }
 
@@ -147,7 +150,12 @@ impl Ward {
         if let Some(guardian) = guardian.and_then(ProcessRef::of) {
             record(layout, &guardian);
         }
-        Self { outside: File::open(Path::new("/proc/self/ns/mnt")).ok(), child: None }
+        Self { outside: File::open(Path::new("/proc/self/ns/mnt")).ok().map(OwnedFd::from), child: None }
+    }
+
+    /// Lets a guardian, and with it the next supervisor, have the socket too.
+    pub(crate) fn carry(&mut self, listener: &TcpListener) {
+        self.outside = listener.as_fd().try_clone_to_owned().ok();
     }
 
     /// Starts a guardian if none lives.

@@ -117,10 +117,13 @@ pub(crate) fn lock(layout: &Layout) -> Result<File, Error> {
     }
 }
 
-fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, guardian: Ward) -> Result<(), Error> {
+fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut guardian: Ward) -> Result<(), Error> {
     const STEP: &str = "remedies";
     progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
     let mut ground = Ground::find_or_make(layout, asked)?;
+    if let Some(listener) = &ground.listener {
+        guardian.carry(listener);
+    }
     let result = components(layout, &mut ground).and_then(|components| {
         progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
         runner::run(layout, progress, components, guardian, ground.listener)

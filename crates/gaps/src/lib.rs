@@ -99,8 +99,23 @@ pub struct Gap {
     pub breaks: &'static str,
     /// Whether Pods cannot run while the gap is open.
     pub blocks_pods: bool,
+    /// What the user could change in the sandbox so that the gap goes away, or should know of it.
+    pub hint: &'static str,
     /// The ladder, cheapest first.
     pub remedies: &'static [Remedy],
+}
+
+impl Rung {
+    /// What remedies of this rung cost while the cluster runs.
+    #[must_use]
+    pub fn cost(self) -> &'static str {
+        match self {
+            Self::Flag | Self::Mount | Self::Namespace => "nothing",
+            Self::Fuse => "some µs for each read of its files",
+            Self::Intercept => "about 70 µs for each traced call",
+            Self::Replacement => "our part instead of the stock one",
+        }
+    }
 }
 
 impl GapId {

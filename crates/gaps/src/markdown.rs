@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{Gap, Remedy};
+use crate::{Gap, Remedy, Rung};
 
 /// Renders the table as the Markdown page `docs/gaps.md`.
 #[must_use]
@@ -10,13 +10,21 @@ pub fn render(table: &[Gap]) -> String {
     let mut page = String::from(
         "# Gaps and remedies\n\n\
          Generated from `crates/gaps/src/table.rs` by `UPDATE_DOCS=1 cargo test -p terrarium-gaps`; do not edit.\n\n\
-         A rung in *italics* was measured to work and is not built yet.\n\n\
-         | gap | what is missing | what breaks | remedies, cheapest first |\n|---|---|---|---|\n",
+         `terrarium doctor` says which of them the sandbox at hand has, and what terrarium does about each; the report behind\n\
+         it is described by [report.schema.json](report.schema.json). A rung in *italics* was measured to work and is not\n\
+         built yet. No Pod runs while a gap in **bold** is open.\n\n\
+         | gap | what is missing | what breaks | remedies, cheapest first | hint |\n|---|---|---|---|---|\n",
     );
     for gap in table {
         let remedies: Vec<String> = gap.remedies.iter().map(remedy).collect();
-        writeln!(page, "| `{}` | {} | {} | {} |", gap.id, gap.missing, gap.breaks, remedies.join("<br>"))
+        let name = if gap.blocks_pods { format!("**`{}`**", gap.id) } else { format!("`{}`", gap.id) };
+        let Gap { missing, breaks, hint, .. } = gap;
+        writeln!(page, "| {name} | {missing} | {breaks} | {} | {hint} |", remedies.join("<br>"))
             .expect("a String takes every write");
+    }
+    page.push_str("\n| rung | costs, while the cluster runs |\n|---|---|\n");
+    for rung in [Rung::Flag, Rung::Mount, Rung::Namespace, Rung::Fuse, Rung::Intercept, Rung::Replacement] {
+        writeln!(page, "| {rung} | {} |", rung.cost()).expect("a String takes every write");
     }
     page
 }

@@ -29,7 +29,8 @@ pub struct Report {
     pub sysctl_overlay: Tried,
     /// The cgroup hierarchies.
     pub cgroups: Cgroups,
-    /// The files of the cpuacct and memory controllers that cAdvisor reads and this kernel lacks.
+    /// The files of the cpuacct and memory controllers that cAdvisor reads and a new cgroup lacks here. Without
+    /// `memory.stat` all its figures of memory are 0; without the others it has no figures at all.
     pub missing_cgroup_files: BTreeSet<String>,
     /// Whether memory that a process holds is seen in its memory cgroup, and a freezer exists: without both no limit can be
     /// enforced by the kernel.
@@ -40,11 +41,12 @@ pub struct Report {
     pub kmsg: Tried,
     /// A FUSE file system mounted through /dev/fuse.
     pub fuse: Tried,
-    /// Tracing a child with ptrace(2), and a seccomp filter that returns to the tracer.
+    /// Tracing a child with ptrace(2), and changing the answer of a system call at which a seccomp filter stops it.
     pub intercept: Tried,
-    /// An overlay whose upper layer lies on the file system of the data directory.
+    /// An overlay whose layers lie on the file system of the data directory: files are written and, which takes a
+    /// whiteout, removed.
     pub overlay_on_data_dir: Tried,
-    /// An overlay whose upper layer lies on a tmpfs.
+    /// The same on a tmpfs.
     pub overlay_on_tmpfs: Tried,
     /// The sysctl net.ipv4.ip_unprivileged_port_start, on a kernel that says it is 4.11 or newer.
     pub unprivileged_ports: Tried,
@@ -141,7 +143,7 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sysctl {
-    /// It can be read and written.
+    /// It can be read and written: what it held was written back. (Of ip_forward, that it opens for writing.)
     Writable,
     /// It can only be read, and holds this.
     ReadOnly(String),
@@ -180,11 +182,11 @@ pub struct Network {
     pub link_kind: Tried,
     /// A default route without a device carries traffic.
     pub deviceless_route: Tried,
-    /// The nat table of legacy ip_tables can be read and replaced.
+    /// The nat table of legacy ip_tables can be read, and replaced by one with SNAT rules in a chain of our own.
     pub legacy_nat: Tried,
-    /// nftables.
+    /// nftables: a table with a chain of the nat hook.
     pub nftables: Tried,
-    /// Joining netlink's multicast group for links.
+    /// Joining netlink's multicast group for links, and being told of a new one.
     pub link_monitor: Tried,
     /// net.ipv4.ip_forward: what it holds, where the cluster would live.
     pub ip_forward: Sysctl,
@@ -239,13 +241,14 @@ impl Report {
     /// What was seen of the gap; nothing where the sandbox does not have it.
     #[must_use]
     pub fn evidence(&self, gap: GapId) -> Option<String> {
+        let failure = |tried: &Tried| tried.why().map(str::to_owned);
         let failures = |all: &[(&str, &Tried)]| {
             let all: Vec<_> =
                 all.iter().filter_map(|(what, tried)| tried.why().map(|why| format!("{what}: {why}"))).collect();
             (!all.is_empty()).then(|| all.join("; "))
         };
         match gap {
-            GapId::Privileges => failures(&[("mount namespace", &self.rights.mount_namespace)]),
+            GapId::Privileges => failure(&self.rights.mount_namespace),
             GapId::ProcSys => {
                 let all: Vec<_> = self
                     .sysctls
@@ -262,14 +265,14 @@ impl Report {
                 Cgroups::Unmounted { mountable } => {
                     Some(format!("nothing is mounted; can be mounted: {}", or_none(&mountable.join(", "))))
                 }
-                Cgroups::V1 { make, .. } | Cgroups::V2(make) => failures(&[("making a cgroup", make)]),
+                Cgroups::V1 { make, .. } | Cgroups::V2(make) => failure(make),
             },
             GapId::CgroupStats => {
                 let files: Vec<_> = self.missing_cgroup_files.iter().map(String::as_str).collect();
                 (!files.is_empty()).then(|| format!("absent: {}", files.join(", ")))
             }
-            GapId::CgroupMagic => failures(&[("openat2", &self.openat2)]),
-            GapId::Kmsg => failures(&[("/dev/kmsg", &self.kmsg)]),
+            GapId::CgroupMagic => failure(&self.openat2),
+            GapId::Kmsg => failure(&self.kmsg),
             GapId::CgroupV1 => match &self.cgroups {
                 Cgroups::V2(_) => None,
                 Cgroups::V1 { hierarchies, .. } => Some(format!("version 1: {}", hierarchies.join(", "))),
@@ -281,20 +284,20 @@ impl Report {
             GapId::UnprivilegedSysctls => {
                 failures(&[("ports", &self.unprivileged_ports), ("icmp", &self.unprivileged_icmp)])
             }
-            GapId::NodeAddress => failures(&[("address", &self.network.address)]),
-            GapId::LinkKind => failures(&[("link kind", &self.network.link_kind)]),
-            GapId::DevicelessRoute => failures(&[("default route without a device", &self.network.deviceless_route)]),
-            GapId::Netfilter => failures(&[("nftables", &self.network.nftables)]),
+            GapId::NodeAddress => failure(&self.network.address),
+            GapId::LinkKind => failure(&self.network.link_kind),
+            GapId::DevicelessRoute => failure(&self.network.deviceless_route),
+            GapId::Netfilter => failure(&self.network.nftables),
             GapId::OciRuntime => failures(&[
                 ("tmpfs with nr_inodes", &self.oci.masking_tmpfs),
                 ("procfs", &self.oci.procfs_inodes),
                 ("setgroups", &self.oci.setgroups),
                 ("joining a pid namespace", &self.oci.join_pid_namespace),
             ]),
-            GapId::ResourceLimits => failures(&[("limits", &self.resource_limits)]),
-            GapId::LinkMonitor => failures(&[("netlink multicast", &self.network.link_monitor)]),
-            GapId::MachineId => failures(&[("/etc/machine-id", &self.machine_id)]),
-            GapId::HostnameResolution => failures(&[("host name", &self.hostname)]),
+            GapId::ResourceLimits => failure(&self.resource_limits),
+            GapId::LinkMonitor => failure(&self.network.link_monitor),
+            GapId::MachineId => failure(&self.machine_id),
+            GapId::HostnameResolution => failure(&self.hostname),
         }
     }
 }

@@ -19,6 +19,7 @@ pub static TABLE: &[Gap] = &[
         missing: "CAP_SYS_ADMIN and CAP_NET_ADMIN, as in a container with Docker's default capabilities, or root as a whole",
         breaks: "every mount: `operation not permitted`",
         blocks_pods: true,
+        hint: "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN, or let it make user namespaces",
         remedies: &[built(
             Namespace,
             "user, mount and network namespaces of the cluster's own, and a forwarder from the caller's loopback to the API",
@@ -29,6 +30,7 @@ pub static TABLE: &[Gap] = &[
         missing: "`/proc/sys/vm/panic_on_oom`, `kernel/panic`, `kernel/panic_on_oops`, `kernel/keys/*` are absent, `vm/overcommit_memory` is read-only",
         breaks: "kubelet: `open /proc/sys/vm/panic_on_oom: no such file or directory`",
         blocks_pods: true,
+        hint: "no setting of a sandbox changes it",
         remedies: &[
             built(
                 Mount,
@@ -42,13 +44,15 @@ pub static TABLE: &[Gap] = &[
         missing: "nothing is mounted on /sys/fs/cgroup",
         breaks: "kubelet: `Following Cgroup subsystem not mounted`",
         blocks_pods: true,
+        hint: "no setting that sandboxes offer changes it; on Linux, mount a cgroup hierarchy on /sys/fs/cgroup",
         remedies: &[built(Mount, "tmpfs on /sys/fs/cgroup and in it each of gVisor's own cgroup v1 controllers")],
     },
     Gap {
         id: GapId::CgroupStats,
-        missing: "`cpuacct.usage_percpu` and `memory.stat` in every cgroup; memory usage reads 0",
+        missing: "`cpuacct.usage_percpu`, `memory.stat` and others in every cgroup",
         breaks: "kubelet: `failed to get rootfs info: unable to find data in memory cache`",
         blocks_pods: true,
+        hint: "with the flag, `kubectl top` and eviction do not work",
         remedies: &[
             built(Flag, "kubelet `localStorageCapacityIsolation: false`: node Ready and Pods run, without metrics"),
             to_come(Fuse, "a file system stacked over the cgroup mounts that adds the files, with true figures"),
@@ -59,6 +63,7 @@ pub static TABLE: &[Gap] = &[
         missing: "`openat2`, so runc's cgroup library checks the file system's magic number of each cgroup file",
         breaks: "kubelet on a FUSE cgroup hierarchy: `…/cpuacct.stat: not a cgroup file`",
         blocks_pods: false,
+        hint: "it matters only where cgroup files come from a FUSE file system",
         remedies: &[to_come(Intercept, "rewrite `f_type` in statfs and fstatfs")],
     },
     Gap {
@@ -66,13 +71,18 @@ pub static TABLE: &[Gap] = &[
         missing: "`/dev/kmsg`",
         breaks: "kubelet: `open /dev/kmsg: no such file or directory`",
         blocks_pods: true,
-        remedies: &[built(Mount, "/dev/null bound over an empty /dev/kmsg")],
+        hint: "OOM kills by the kernel are not reported as events; on Linux, let the caller read /dev/kmsg",
+        remedies: &[
+            built(Flag, "in a user namespace, the kubelet's feature gate KubeletInUserNamespace does without it"),
+            built(Mount, "/dev/null bound over an empty /dev/kmsg"),
+        ],
     },
     Gap {
         id: GapId::CgroupV1,
         missing: "cgroup v2",
         breaks: "kubelet: `kubelet is configured to not run on a host using cgroup v1`",
         blocks_pods: true,
+        hint: "gVisor has no version 2; on Linux, boot with `systemd.unified_cgroup_hierarchy=1`",
         remedies: &[built(Flag, "kubelet `failCgroupV1: false`")],
     },
     Gap {
@@ -80,6 +90,7 @@ pub static TABLE: &[Gap] = &[
         missing: "overlayfs with its upper layer on a 9p root (gVisor before 2026-05)",
         breaks: "containerd: `failed to mount … invalid argument`",
         blocks_pods: true,
+        hint: "take a gVisor of May 2026 or newer, and a data directory that lies on no overlay of the host: a volume; else snapshots take memory",
         remedies: &[built(Mount, "a tmpfs of its own on each of containerd's and the kubelet's directories")],
     },
     Gap {
@@ -87,6 +98,7 @@ pub static TABLE: &[Gap] = &[
         missing: "a kernel that says it is 4.11 or newer, or the sysctls `ip_unprivileged_port_start` and `ping_group_range`",
         breaks: "containerd: `unprivileged_icmp and unprivileged_port require kernel version greater than or equal to 4.11`",
         blocks_pods: true,
+        hint: "Pods that bind ports below 1024 or ping must run as root or with NET_BIND_SERVICE or NET_RAW",
         remedies: &[built(Flag, "containerd `enable_unprivileged_ports = false`, `enable_unprivileged_icmp = false`")],
     },
     Gap {
@@ -94,6 +106,7 @@ pub static TABLE: &[Gap] = &[
         missing: "an address that is not loopback's (a sandbox without a network, or a network namespace of the cluster's own)",
         breaks: "kubelet: `failed to get node address`, and nothing by which the API server reaches it",
         blocks_pods: true,
+        hint: "start the sandbox with a network; in a user namespace the cluster always has one of its own",
         remedies: &[built(Flag, "an address of the node's own on the loopback device")],
     },
     Gap {
@@ -101,6 +114,7 @@ pub static TABLE: &[Gap] = &[
         missing: "the link kind in netlink's answers",
         breaks: "CNI bridge plugin: `\"cni0\" already exists but is not a bridge`",
         blocks_pods: false,
+        hint: "other CNI plugins than terrarium's do not work",
         remedies: &[built(Replacement, "a CNI plugin that never asks for it")],
     },
     Gap {
@@ -108,6 +122,7 @@ pub static TABLE: &[Gap] = &[
         missing: "routes without a device",
         breaks: "Pods: `Network is unreachable`",
         blocks_pods: true,
+        hint: "other CNI plugins than terrarium's do not work",
         remedies: &[built(Replacement, "a CNI plugin that names the device in each route")],
     },
     Gap {
@@ -115,6 +130,7 @@ pub static TABLE: &[Gap] = &[
         missing: "nftables, MASQUERADE, and the matches conntrack, comment, mark, statistic, addrtype",
         breaks: "kube-proxy in every mode; CNI plugins that masquerade",
         blocks_pods: true,
+        hint: "start the sandbox with CAP_NET_RAW (`runsc --net-raw`), else Pods have no way out",
         remedies: &[
             built(Replacement, "egress by SNAT rules that our CNI plugin writes to the legacy table itself"),
             to_come(Replacement, "a Service proxy of our own"),
@@ -125,6 +141,7 @@ pub static TABLE: &[Gap] = &[
         missing: "what newer OCI runtimes ask of a kernel (`nr_inodes` on tmpfs, Linux's procfs inode numbers, setgroups)",
         breaks: "runc 1.5: `invalid argument` on its mask mounts; crun, youki",
         blocks_pods: true,
+        hint: "a runc of one's own must be a 1.1; `kubectl exec` needs a gVisor newer than July 2024",
         remedies: &[built(Flag, "runc 1.1"), to_come(Replacement, "an OCI runtime and containerd shim of our own")],
     },
     Gap {
@@ -132,6 +149,7 @@ pub static TABLE: &[Gap] = &[
         missing: "enforcement of `memory.limit_in_bytes`, `cpu.cfs_quota_us`, `cpu.shares`; a freezer",
         breaks: "nothing fails: limits are accepted and do nothing, nobody is OOMKilled",
         blocks_pods: false,
+        hint: "limit the sandbox as a whole; one Pod can take all that it has",
         remedies: &[to_come(Fuse, "a guard in user space that watches the members of each cgroup")],
     },
     Gap {
@@ -139,6 +157,7 @@ pub static TABLE: &[Gap] = &[
         missing: "netlink multicast groups, VXLAN",
         breaks: "flannel: `operation not supported`",
         blocks_pods: false,
+        hint: "flannel and other overlay networks do not work",
         remedies: &[built(Replacement, "one node, routed veths, no overlay network")],
     },
     Gap {
@@ -146,6 +165,7 @@ pub static TABLE: &[Gap] = &[
         missing: "`/etc/machine-id`",
         breaks: "kubelet and cAdvisor log `couldn't collect info from any of the files in \"/etc/machine-id…\"`",
         blocks_pods: false,
+        hint: "write 32 hexadecimal digits to /etc/machine-id for an ID that stays",
         remedies: &[built(Mount, "the file is created, and removed again")],
     },
     Gap {
@@ -153,6 +173,7 @@ pub static TABLE: &[Gap] = &[
         missing: "an address for the sandbox's own host name",
         breaks: "kubectl logs and exec: `dial tcp: lookup sandbox: no such host`",
         blocks_pods: false,
+        hint: "add the sandbox's name to /etc/hosts",
         remedies: &[built(Flag, "kube-apiserver `--kubelet-preferred-address-types=InternalIP`")],
     },
 ];

@@ -5,8 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::sched::CloneFlags;
-use nix::unistd::Pid;
 use terrarium_gaps::{Cgroups, Tried};
 
 use crate::failure::{Doing as _, Failure};
@@ -37,12 +35,11 @@ const FILES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What was seen of cgroups, and of the child that was put into one.
+/// What was seen of cgroups.
 pub(crate) struct Seen {
     pub cgroups: Cgroups,
     pub missing_files: BTreeSet<String>,
     pub limits: Tried,
-    pub join_pid_namespace: Tried,
 }
 
 impl Seen {
@@ -51,20 +48,18 @@ impl Seen {
             cgroups: Cgroups::Unmounted { mountable: Vec::new() },
             missing_files: BTreeSet::new(),
             limits: why.tried(),
-            join_pid_namespace: why.tried(),
         }
     }
 }
 
 /// Tries all that.
 pub(crate) fn look(scratch: &Scratch) -> Seen {
-    // One child serves two ends: it is the first of a pid namespace, and holds memory in a cgroup.
-    let (child, join_pid_namespace) = child_in_pid_namespace();
+    let child = Helper::start(Part::Holder);
     let mounted = Mounted::find(Path::new(ROOT), scratch);
     let cgroups = mounted.describe();
     let missing_files = mounted.missing_files();
     let limits = child.and_then(|child| mounted.limits(child)).into();
-    Seen { cgroups, missing_files, limits, join_pid_namespace }
+    Seen { cgroups, missing_files, limits }
 }
 
 /// Hierarchies and where they are mounted.
@@ -220,33 +215,6 @@ fn sweep(hierarchy: &Path) {
             let _ = fs::remove_dir(entry.path());
         }
     }
-}
-
-/// A child that is the first process of a pid namespace, if one can be made, and whether the namespace can be joined.
-fn child_in_pid_namespace() -> (Result<Helper, Failure>, Tried) {
-    // Threads have namespaces of their own; one that made a pid namespace can start no more threads.
-    let in_namespace = in_thread(|| {
-        let made = nix::sched::unshare(CloneFlags::CLONE_NEWPID).doing("make a pid namespace");
-        (Helper::start(Part::Holder), made)
-    });
-    let (child, made) = match in_namespace {
-        Ok(both) => both,
-        Err(failure) => return (Err(failure.clone()), failure.tried()),
-    };
-    let pid = child.as_ref().map(Helper::pid).map_err(Clone::clone);
-    let joined = made.and(pid).and_then(|pid| in_thread(move || join_pid_namespace(pid))?);
-    (child, joined.into())
-}
-
-fn join_pid_namespace(pid: Pid) -> Result<(), Failure> {
-    let namespace = fs::File::open(format!("/proc/{pid}/ns/pid")).doing("open a pid namespace")?;
-    nix::sched::setns(namespace, CloneFlags::CLONE_NEWPID).doing("join a pid namespace")
-}
-
-/// Runs this in a thread, whose namespaces go with it.
-pub(crate) fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    let thread = thread::Builder::new().spawn(work).doing("start a thread")?;
-    thread.join().map_err(|_| Failure::new("a probe panicked"))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// How long all questions may take: a server that does not answer must not hold up a start.
-const LIMIT: Duration = Duration::from_millis(400);
+const LIMIT: Duration = Duration::from_millis(200);
 const HEADER: usize = 12;
 
 /// What resolv.conf says.

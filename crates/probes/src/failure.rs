@@ -15,18 +15,6 @@ impl Failure {
         Self(why.into())
     }
 
-    /// An error with its causes.
-    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let cause_words = cause.downcast_ref::<io::Error>().map_or_else(|| cause.to_string(), words);
-            why = format!("{why}: {cause_words}");
-            source = cause.source();
-        }
-        Self(why)
-    }
-
     pub fn tried(&self) -> Tried {
         Tried::Fails(self.0.clone())
     }

@@ -19,6 +19,8 @@ pub(crate) enum Part {
     UserNamespace,
     /// Holds memory when told so.
     Holder,
+    /// Makes a pid namespace and joins it.
+    PidNamespace,
     /// Is traced.
     Traced,
 }
@@ -28,6 +30,7 @@ const PARTS: &[(Part, &str)] = &[
     (Part::Main, "main"),
     (Part::UserNamespace, "user-namespace"),
     (Part::Holder, "holder"),
+    (Part::PidNamespace, "pid-namespace"),
     (Part::Traced, "traced"),
 ];
 

@@ -52,7 +52,11 @@ fn version(release: &str) -> (u64, u64) {
 pub(crate) fn machine_id() -> Tried {
     let try_it = || {
         let id = fs::read_to_string(MACHINE_ID).doing(&format!("read {MACHINE_ID}"))?;
-        if is_machine_id(&id) { Ok(()) } else { Err(Failure::new("it does not hold 32 hexadecimal digits")) }
+        if is_machine_id(&id) {
+            Ok(())
+        } else {
+            Err(Failure::new("/etc/machine-id does not hold 32 hexadecimal digits"))
+        }
     };
     try_it().into()
 }
@@ -76,7 +80,7 @@ pub(crate) fn hostname() -> Tried {
         if resolver.knows(&name) {
             Ok(())
         } else {
-            Err(Failure::new("neither /etc/hosts nor DNS has an address for it"))
+            Err(Failure::new("neither /etc/hosts nor DNS has an address for the host name"))
         }
     };
     try_it().into()

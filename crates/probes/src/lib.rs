@@ -4,8 +4,9 @@
 //! left behind, and a kernel that hangs or kills does so to a child:
 //!
 //! ```text
-//! caller ── probe() ──▶ main: mount namespace ──▶ holder: first of a pid namespace, holds memory in a cgroup
-//!            5 s          │                    └▶ traced: stopped at one system call
+//! caller ── probe() ──▶ main: mount namespace ──▶ holder: holds memory in a cgroup
+//!            5 s          │                    ├▶ pid-namespace: makes and joins one
+//!                         │                    └▶ traced: stopped at one system call
 //!                         └▶ user-namespace: user, mount and network namespaces; with the same children
 //! ```
 //!
@@ -66,6 +67,7 @@ pub fn run_part(name: &str, data_dir: &Path, place: Option<Place>) -> ExitCode {
         Some(Part::Main) => place::main(data_dir, place),
         Some(Part::UserNamespace) => place::user_namespace(data_dir),
         Some(Part::Holder) => helper::hold(),
+        Some(Part::PidNamespace) => oci::join_pid_namespace(),
         Some(Part::Traced) => intercept::traced(),
         None => ExitCode::FAILURE,
     }

@@ -6,17 +6,17 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
-use terrarium_cni::egress::Egress;
+use terrarium_cni::egress::{Egress, EgressError};
 use terrarium_cni::netlink::{Link, Netlink, NetlinkError, Route};
 use terrarium_gaps::{Network, Tried};
 
-use crate::cgroups::in_thread;
 use crate::failure::{Doing as _, Failure};
 use crate::{nftables, sysctl};
 
@@ -37,7 +37,7 @@ pub(crate) fn look() -> Network {
         Err(why) => failed(&why),
     };
     network.address = address();
-    network.ip_forward = sysctl::behaviour("net/ipv4/ip_forward");
+    network.ip_forward = sysctl::ip_forward();
     network.table_lock = Path::new(TABLE_LOCK).exists();
     network
 }
@@ -59,7 +59,13 @@ pub(crate) fn failed(why: &Failure) -> Network {
 }
 
 fn address() -> Tried {
-    terrarium_cni::node_address().ok_or_else(|| Failure::new("there is none but loopback's")).into()
+    terrarium_cni::node_address().ok_or_else(|| Failure::new("there is no address but loopback's")).into()
+}
+
+/// Runs this in a thread, whose namespaces go with it.
+fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let thread = thread::Builder::new().spawn(work).doing("start a thread")?;
+    thread.join().map_err(|_| Failure::new("a probe panicked"))
 }
 
 /// What the calling thread can do in network namespaces that it makes: it is in the second of them then.
@@ -131,7 +137,12 @@ fn deviceless_route(link: &Link) -> Result<(), Failure> {
 fn legacy_nat() -> Result<(), Failure> {
     let range = |prefix| Ipv4Net::new(NODE, prefix).map_err(|error| Failure::new(error.to_string()));
     let egress = Egress { pod_cidrs: vec![range(24)?], cluster_cidr: range(16)?, node_ip: NODE };
-    egress.install_unlocked().map_err(|error| Failure::of(&error))
+    egress.install_unlocked().or_else(|error| match error {
+        EgressError::NoRawSocket(source) => Err(source).doing("open a raw socket"),
+        EgressError::NoIpTables(source) => Err(source).doing("read the nat table"),
+        EgressError::Replace { source, .. } => Err(source).doing("replace the nat table"),
+        other => Err(Failure::new(other.to_string())),
+    })
 }
 
 /// Joins the group of those who are told of new links.

@@ -21,6 +21,7 @@ pub(crate) struct Themes {
     cgroups: Receiver<cgroups::Seen>,
     network: Receiver<Network>,
     mounts: Receiver<Mounts>,
+    oci: Receiver<Oci>,
     intercept: Receiver<Tried>,
     hostname: Receiver<Tried>,
 }
@@ -31,7 +32,6 @@ struct Mounts {
     overlay_on_data_dir: Tried,
     overlay_on_tmpfs: Tried,
     fuse: Tried,
-    oci: Oci,
 }
 
 impl Mounts {
@@ -41,24 +41,12 @@ impl Mounts {
             overlay_on_data_dir: overlay::on_data_dir(data_dir, scratch),
             overlay_on_tmpfs: overlay::on_tmpfs(scratch),
             fuse: devices::fuse(scratch),
-            oci: oci::look(scratch),
         }
     }
 
     fn failed(why: &Failure) -> Self {
         let tried = || why.tried();
-        Self {
-            sysctl_overlay: tried(),
-            overlay_on_data_dir: tried(),
-            overlay_on_tmpfs: tried(),
-            fuse: tried(),
-            oci: Oci {
-                masking_tmpfs: tried(),
-                procfs_inodes: tried(),
-                setgroups: tried(),
-                join_pid_namespace: tried(),
-            },
-        }
+        Self { sysctl_overlay: tried(), overlay_on_data_dir: tried(), overlay_on_tmpfs: tried(), fuse: tried() }
     }
 }
 
@@ -67,10 +55,11 @@ impl Themes {
     pub fn start(scratch: Scratch, data_dir: &Path) -> Self {
         let scratch = Arc::new(scratch);
         let data_dir: PathBuf = data_dir.to_owned();
-        let of_cgroups = Arc::clone(&scratch);
+        let (of_cgroups, of_oci) = (Arc::clone(&scratch), Arc::clone(&scratch));
         Self {
             deadline: Instant::now() + LIMIT,
             cgroups: begin(move || cgroups::look(&of_cgroups)),
+            oci: begin(move || oci::look(&of_oci)),
             intercept: begin(intercept::works),
             network: begin(network::look),
             mounts: begin(move || Mounts::look(&scratch, &data_dir)),
@@ -108,7 +97,7 @@ impl Themes {
             unprivileged_ports,
             unprivileged_icmp,
             network: self.wait(&self.network, network::failed),
-            oci: Oci { join_pid_namespace: cgroups.join_pid_namespace, ..mounts.oci },
+            oci: self.wait(&self.oci, oci::failed),
             machine_id,
             hostname: self.wait(&self.hostname, Failure::tried),
             writable,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use terrarium_gaps::{SYSCTLS, Sysctl, Tried};
@@ -14,20 +15,32 @@ const PROC_SYS: &str = "/proc/sys";
 
 /// How each sysctl of the table behaves.
 pub(crate) fn all() -> BTreeMap<String, Sysctl> {
-    SYSCTLS.iter().map(|(path, _)| ((*path).to_owned(), behaviour(path))).collect()
+    SYSCTLS
+        .iter()
+        .map(|(path, _)| ((*path).to_owned(), behaviour(&Path::new(PROC_SYS).join(path), write_back)))
+        .collect()
 }
 
-/// How one behaves, by its path below /proc/sys. Nothing is written.
-pub(crate) fn behaviour(path: &str) -> Sysctl {
-    behaviour_of(&Path::new(PROC_SYS).join(path))
+/// net.ipv4.ip_forward. Writing is not tried: in gVisor the file belongs to the first network namespace, from wherever
+/// it is written, and may read 0 where 1 was written through another mount of /proc.
+pub(crate) fn ip_forward() -> Sysctl {
+    behaviour(&Path::new(PROC_SYS).join("net/ipv4/ip_forward"), |file, _| {
+        OpenOptions::new().read(true).write(true).open(file).map(drop)
+    })
 }
 
-fn behaviour_of(file: &Path) -> Sysctl {
-    if OpenOptions::new().read(true).write(true).open(file).is_ok() {
-        return Sysctl::Writable;
-    }
+/// Opening is not enough: gVisor lets root open what it then refuses to write.
+fn write_back(file: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
+fn behaviour(file: &Path, write: impl FnOnce(&Path, &str) -> io::Result<()>) -> Sysctl {
     // One that is there and cannot be read is of no more use than one that is not.
-    fs::read_to_string(file).map_or(Sysctl::Absent, |value| Sysctl::ReadOnly(value.trim().to_owned()))
+    let Ok(value) = fs::read_to_string(file) else { return Sysctl::Absent };
+    match write(file, &value) {
+        Ok(()) => Sysctl::Writable,
+        Err(_) => Sysctl::ReadOnly(value.trim().to_owned()),
+    }
 }
 
 /// Whether the file is there.
@@ -58,12 +71,11 @@ mod tests {
     fn a_sysctl_is_absent_read_only_or_writable() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("panic");
-        assert_eq!(behaviour_of(&file), Sysctl::Absent);
+        assert_eq!(behaviour(&file, write_back), Sysctl::Absent);
         fs::write(&file, "10\n").unwrap();
-        assert_eq!(behaviour_of(&file), Sysctl::Writable);
-        // A file that not even root can write.
-        assert!(
-            matches!(behaviour_of(Path::new("/proc/self/stat")), Sysctl::ReadOnly(value) if !value.ends_with('\n'))
-        );
+        assert_eq!(behaviour(&file, write_back), Sysctl::Writable);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "10\n");
+        let refused = |_: &Path, _: &str| Err(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(behaviour(&file, refused), Sysctl::ReadOnly("10".to_owned()));
     }
 }

@@ -22,6 +22,7 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &CgroupMounts,
     &PodCgroups,
     &NoLocalStorageIsolation,
+    &NoKmsg,
     &NullKmsg,
     &AcceptCgroupV1,
     &NoUnprivilegedSysctls,
@@ -44,6 +45,9 @@ const fn preparation(preparation: Preparation) -> Purpose {
     Purpose::Preparation { preparation }
 }
 
+/// Nothing need be made here; and devices are refused on whatever is mounted in a user namespace.
+const DEVICES: &str = "/dev";
+
 /// User, mount and network namespaces of the cluster's own. Entering them is the supervisor's; here is what follows.
 struct OwnNamespaces;
 
@@ -58,8 +62,13 @@ impl Remedy for OwnNamespaces {
         }
         let layers = input.site.runtime_dir.join("layers");
         // Where new entries are refused, an overlay takes them: its root has its upper layer's owner, who is the cluster's.
-        let closed: Vec<_> =
-            input.report.writable.iter().filter(|(_, writable)| !**writable).map(|(path, _)| path).collect();
+        let closed: Vec<_> = input
+            .report
+            .writable
+            .iter()
+            .filter(|(path, writable)| !**writable && **path != Path::new(DEVICES))
+            .map(|(path, _)| path)
+            .collect();
         let mut actions = Vec::new();
         if !closed.is_empty() {
             actions.extend([Action::create_dir(&layers), Action::mount("tmpfs", &layers, "mode=0755")]);
@@ -69,12 +78,16 @@ impl Remedy for OwnNamespaces {
             actions.extend(overlay(lower, &layers, &name));
         }
         actions.extend([
-            kubelet("featureGates", json!({"KubeletInUserNamespace": true})),
+            in_user_namespace(),
             containerd("restrict_oom_score_adj", true),
             containerd("disable_apparmor", true),
         ]);
         Ok(actions)
     }
+}
+
+fn in_user_namespace() -> Action {
+    kubelet("featureGates", json!({"KubeletInUserNamespace": true}))
 }
 
 /// An overlay over a directory, with new layers for it in `layers`.
@@ -286,6 +299,24 @@ impl Remedy for NoLocalStorageIsolation {
     fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
         // Without figures there is nothing to compare eviction's thresholds with.
         Ok(vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))])
+    }
+}
+
+/// The kubelet looks for OOM kills in the kernel's log, and in a user namespace does without.
+struct NoKmsg;
+
+impl Remedy for NoKmsg {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::Kmsg, Rung::Flag)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        match input.isolation {
+            Isolation::User { .. } => Ok(vec![in_user_namespace()]),
+            Isolation::Mount | Isolation::Nothing => {
+                Err("outside of a user namespace the kubelet insists on it".to_owned())
+            }
+        }
     }
 }
 

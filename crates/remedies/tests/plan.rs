@@ -181,7 +181,7 @@ fn decisions_are_read_as_written() {
     for (text, says) in [
         ("kmsg", "GAP=RUNG"),
         ("kmsgs=none", "there are: privileges, proc-sys"),
-        ("kmsg=fuse", "there are: mount, none"),
+        ("kmsg=fuse", "there are: flag, mount, none"),
         ("resource-limits=fuse", "there are: none"),
     ] {
         let error = text.parse::<Decision>().unwrap_err();

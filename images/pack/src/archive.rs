@@ -103,13 +103,13 @@ pub fn build(image: &Image, layer: Vec<u8>) -> Result<Vec<u8>> {
     let layout = OciLayoutBuilder::default().image_layout_version("1.0.0".to_owned()).build()?;
 
     let mut tar = Builder::new(Vec::new());
-    append(&mut tar, "oci-layout", EntryType::Regular, 0o644, 0, &json(&layout)?)?;
-    append(&mut tar, "index.json", EntryType::Regular, 0o644, 0, &json(&index)?)?;
-    append(&mut tar, "blobs/", EntryType::Directory, 0o755, 0, &[])?;
-    append(&mut tar, "blobs/sha256/", EntryType::Directory, 0o755, 0, &[])?;
+    append(&mut tar, "oci-layout", EntryType::Regular, 0o644, &json(&layout)?)?;
+    append(&mut tar, "index.json", EntryType::Regular, 0o644, &json(&index)?)?;
+    append(&mut tar, "blobs/", EntryType::Directory, 0o755, &[])?;
+    append(&mut tar, "blobs/sha256/", EntryType::Directory, 0o755, &[])?;
     for blob in [manifest, config, layer] {
         let path = format!("blobs/sha256/{}", blob.descriptor.digest().digest());
-        append(&mut tar, &path, EntryType::Regular, 0o644, 0, &blob.content)?;
+        append(&mut tar, &path, EntryType::Regular, 0o644, &blob.content)?;
     }
     Ok(tar.into_inner()?)
 }

@@ -11,9 +11,8 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail, ensure};
 use tar::{Builder, EntryType, Header};
 
-const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/tmp:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
-const NONROOT: u64 = 65532;
 
 /// A file to put into the layer: `SRC:DST[:MODE]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,26 +42,25 @@ impl FromStr for AddedFile {
 /// What the layer holds at one path.
 #[derive(Debug)]
 enum Entry {
-    Directory { mode: u32, owner: u64 },
+    Directory { mode: u32 },
     File { mode: u32, content: Vec<u8> },
 }
 
-/// Returns the layer, an uncompressed tar, sorted by path and without times.
+/// Returns the layer, an uncompressed tar, sorted by path and without times. All in it is root's: where a sandbox maps but
+/// one user, no other's files can be unpacked.
 pub fn build(files: &[AddedFile]) -> Result<Vec<u8>> {
     // A directory is named with a closing slash, which also sorts it before what it holds.
     let mut entries = BTreeMap::from([
-        ("etc/".to_owned(), Entry::Directory { mode: 0o755, owner: 0 }),
+        ("etc/".to_owned(), Entry::Directory { mode: 0o755 }),
         ("etc/group".to_owned(), Entry::File { mode: 0o644, content: GROUP.into() }),
         ("etc/passwd".to_owned(), Entry::File { mode: 0o644, content: PASSWD.into() }),
-        ("home/".to_owned(), Entry::Directory { mode: 0o755, owner: 0 }),
-        ("home/nonroot/".to_owned(), Entry::Directory { mode: 0o700, owner: NONROOT }),
-        ("root/".to_owned(), Entry::Directory { mode: 0o700, owner: 0 }),
-        ("tmp/".to_owned(), Entry::Directory { mode: 0o1777, owner: 0 }),
+        ("root/".to_owned(), Entry::Directory { mode: 0o700 }),
+        ("tmp/".to_owned(), Entry::Directory { mode: 0o1777 }),
     ]);
     for AddedFile { source, target, mode } in files {
         let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
         for (slash, _) in target.match_indices('/') {
-            entries.entry(target[..=slash].to_owned()).or_insert(Entry::Directory { mode: 0o755, owner: 0 });
+            entries.entry(target[..=slash].to_owned()).or_insert(Entry::Directory { mode: 0o755 });
         }
         let earlier = entries.insert(target.clone(), Entry::File { mode: *mode, content });
         ensure!(earlier.is_none(), "/{target} is in the image twice");
@@ -74,27 +72,20 @@ pub fn build(files: &[AddedFile]) -> Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
     for (path, entry) in &entries {
         match entry {
-            Entry::Directory { mode, owner } => append(&mut tar, path, EntryType::Directory, *mode, *owner, &[]),
-            Entry::File { mode, content } => append(&mut tar, path, EntryType::Regular, *mode, 0, content),
+            Entry::Directory { mode } => append(&mut tar, path, EntryType::Directory, *mode, &[]),
+            Entry::File { mode, content } => append(&mut tar, path, EntryType::Regular, *mode, content),
         }?;
     }
     Ok(tar.into_inner()?)
 }
 
-/// Appends one entry whose header says nothing of the machine it was made on: owner as given, time 0.
-pub fn append(
-    tar: &mut Builder<Vec<u8>>,
-    path: &str,
-    kind: EntryType,
-    mode: u32,
-    owner: u64,
-    content: &[u8],
-) -> Result<()> {
+/// Appends one entry whose header says nothing of the machine it was made on: root's, time 0.
+pub fn append(tar: &mut Builder<Vec<u8>>, path: &str, kind: EntryType, mode: u32, content: &[u8]) -> Result<()> {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
     header.set_mode(mode);
-    header.set_uid(owner);
-    header.set_gid(owner);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_mtime(0);
     header.set_size(content.len() as u64);
     tar.append_data(&mut header, path, content).with_context(|| format!("cannot pack {path}"))
@@ -134,8 +125,6 @@ mod tests {
             "755 0 etc/",
             "644 0 etc/group",
             "644 0 etc/passwd",
-            "755 0 home/",
-            "700 65532 home/nonroot/",
             "755 0 opt/",
             "755 0 opt/tool/",
             "755 0 opt/tool/bin/",

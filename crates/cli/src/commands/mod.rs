@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod completion;
+mod doctor;
 mod down;
 mod exec;
 mod guard;
@@ -42,6 +43,7 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
+    Doctor(doctor::Args),
     Logs(logs::Args),
     Kubectl(kubectl::Args),
     #[command(subcommand)]
@@ -101,6 +103,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Up(args) => up::run(&layout()?, &args),
         Command::Down(args) => down::run(&layout()?, &args),
         Command::Status(args) => status::run(&layout()?, &args),
+        Command::Doctor(args) => doctor::run(&layout()?, &args),
         Command::Logs(args) => logs::run(&layout()?, &args),
         Command::Kubectl(args) => kubectl::run(&layout()?, &args),
         Command::Image(command) => image::run(&layout()?, &command),

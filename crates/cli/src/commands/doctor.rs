@@ -1,0 +1,137 @@
+//! `terrarium doctor`
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use terrarium_cluster::{Layout, look_and_plan};
+use terrarium_gaps::{Finding, GapId, Report};
+use terrarium_remedies::{Isolation, Plan, Purpose};
+
+use super::{Output, Remedies};
+
+/// Look at this sandbox: what it lacks for Kubernetes, and what `up` would do about it
+///
+/// Tries what the sandbox does in processes and namespaces that are thrown away; nothing is changed, and no rights are
+/// needed. Exit status 1 means that Pods cannot run here.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    remedies: Remedies,
+
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    let (report, plan) = look_and_plan(layout, &args.remedies.options(false), layout.runtime())?;
+    let findings = report.findings();
+    match args.output {
+        Output::Json => {
+            let document = json!({ "report": report, "findings": findings, "plan": plan });
+            println!("{}", serde_json::to_string_pretty(&document)?);
+        }
+        Output::Text => print!("{}", text(&report, &findings, &plan)),
+    }
+    if plan.can_run_pods() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("Pods cannot run in this sandbox: {}", obstacles(&plan))
+}
+
+/// What keeps Pods from running, and what the user could do. Without rights everything else fails in their wake.
+fn obstacles(plan: &Plan) -> String {
+    let blocking = || plan.open.iter().filter(|open| open.blocks_pods);
+    let rights = blocking().find(|open| open.gap == GapId::Privileges);
+    let told: Vec<String> = rights
+        .map_or_else(|| blocking().collect(), |rights| vec![rights])
+        .iter()
+        .map(|open| format!("{}: {} (hint: {})", open.gap, open.why, open.gap.gap().hint))
+        .collect();
+    told.join("; ")
+}
+
+/// A line for each gap, and then what there is to say of those that are here.
+fn text(report: &Report, findings: &[Finding], plan: &Plan) -> String {
+    let mut text = String::new();
+    let kernel = if report.kernel.gvisor { "gVisor, which says it is" } else { "Linux" };
+    put(&mut text, format_args!("kernel   {kernel} {}", report.kernel.release));
+    put(
+        &mut text,
+        format_args!("rights   uid {}, {} capabilities", report.rights.uid, report.rights.capabilities.len()),
+    );
+    put(&mut text, format_args!("cluster  {}\n", place(plan.isolation)));
+    put(&mut text, format_args!("{:<21}{:<6}{:<13}COSTS", "GAP", "HERE", "REMEDY"));
+    for finding in findings {
+        let here = if finding.present { "yes" } else { "no" };
+        let (remedy, cost) = remedy(finding, plan);
+        put(&mut text, format_args!("{}", format!("{:<21}{here:<6}{remedy:<13}{cost}", finding.gap).trim_end()));
+    }
+    for finding in findings.iter().filter(|finding| finding.present) {
+        let gap = finding.gap.gap();
+        put(&mut text, format_args!("\n{}", finding.gap));
+        put(&mut text, format_args!("  seen    {}", finding.evidence));
+        put(&mut text, format_args!("  breaks  {}", gap.breaks));
+        if let Some(step) = plan.step(finding.gap) {
+            put(&mut text, format_args!("  remedy  {}", step.does));
+        }
+        if let Some(open) = plan.open.iter().find(|open| open.gap == finding.gap) {
+            put(&mut text, format_args!("  open    {}", open.why));
+        }
+        put(&mut text, format_args!("  hint    {}", gap.hint));
+    }
+    if plan.can_run_pods() {
+        text += "\nPods can run here.\n";
+    }
+    text
+}
+
+fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a String takes every write");
+}
+
+/// What is done about a gap, and at what cost.
+fn remedy(finding: &Finding, plan: &Plan) -> (String, &'static str) {
+    match plan.step(finding.gap).map(|step| step.purpose) {
+        Some(Purpose::Gap { rung, .. }) => (rung.to_string(), rung.cost()),
+        _ if !finding.present => (String::new(), ""),
+        _ if finding.gap.gap().blocks_pods => ("none".to_owned(), "no Pods"),
+        _ => ("none".to_owned(), ""),
+    }
+}
+
+fn place(isolation: Isolation) -> String {
+    match isolation {
+        Isolation::Nothing => "no namespaces of its own".to_owned(),
+        Isolation::Mount => "in a mount namespace of its own".to_owned(),
+        Isolation::User { ids: 1 } => "in user, mount and network namespaces of its own, with one ID".to_owned(),
+        Isolation::User { ids } => format!("in user, mount and network namespaces of its own, with {ids} IDs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use terrarium_remedies::{Choices, Site, plan};
+
+    use super::*;
+
+    #[allow(clippy::unwrap_used)] // A helper of tests, which the lint takes for code of its own.
+    fn text_of(recorded: &str) -> String {
+        let reports = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gaps/tests/reports");
+        let report = std::fs::read_to_string(reports.join(recorded).with_extension("json")).unwrap();
+        let report: Report = serde_json::from_str(&report).unwrap();
+        let site = Site { runtime_dir: "/run/terrarium".into(), machine_id: "0".repeat(32) };
+        text(&report, &report.findings(), &plan(&report, &Choices::default(), &site))
+    }
+
+    #[test]
+    fn what_is_said_of_recorded_sandboxes() {
+        for recorded in ["2026-07-full", "2026-07-docker-without-userns", "linux-root"] {
+            insta::assert_snapshot!(format!("doctor-{recorded}"), text_of(recorded));
+        }
+    }
+}
