@@ -15,9 +15,6 @@ use crate::{Error, Layout, kubeconfig, network, renewal};
 /// The API server's port.
 pub(crate) const API_PORT: u16 = 6443;
 
-/// Made by the kubelet and the controller manager; the default lies outside the directories that go with the cluster.
-pub(crate) const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volume-plugins";
-
 /// Works on the tmpfs that containerd's root is.
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 
@@ -98,7 +95,7 @@ fn kubelet(spec: &Spec<'_>) -> Value {
         "tlsPrivateKeyFile": serving.key,
         "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",
-        "volumePluginDir": VOLUME_PLUGINS,
+        "volumePluginDir": layout.volume_plugins(),
         "clusterDomain": "cluster.local",
         // Pods that do not ask for another get containerd's default profile.
         "seccompDefault": true,

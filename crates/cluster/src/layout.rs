@@ -280,6 +280,12 @@ impl Layout {
         self.runtime.join("data-dir")
     }
 
+    /// Made by the kubelet and the controller manager. Not the default, which stays when the cluster goes, nor below
+    /// /var/lib/kubelet, which without a node is no file system of the cluster's own.
+    pub(crate) fn volume_plugins(&self) -> PathBuf {
+        self.runtime.join("volume-plugins")
+    }
+
     pub(crate) fn progress(&self) -> PathBuf {
         self.runtime.join("progress")
     }
