@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test check bench clean
+.PHONY: help up down shell build test chaos check bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +23,9 @@ build: ## make everything, into out/
 
 test: build ## all tests; the scenarios in tests/ run in real sandboxes (MATRIX=full: in all kinds of them)
 	@MATRIX=$(MATRIX) scripts/test
+
+chaos: build ## fifty rounds of up and down and of kill -9 (CHAOS_ROUNDS)
+	@scripts/chaos
 
 check: ## format, lints, docs, licences
 	@scripts/check

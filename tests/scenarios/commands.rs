@@ -25,7 +25,7 @@ fn up_again_finds_the_cluster_running(cluster: &Cluster) {
     let again = cluster.up().within(Duration::from_secs(5));
     assert!(!again.stderr.contains('✓'), "it tells steps that it did not take: {again}");
     assert_eq!((cluster.pid("supervisor"), cluster.services()), (supervisor, services));
-    cluster.terrarium("up --data-dir /srv/other").exits(1).complains(DATA_DIR);
+    cluster.terrarium("up --data-dir /srv/other").exits(4).complains(DATA_DIR).complains("[already-running]");
     cluster.run(["test", "-e", "/srv/other"]).exits(1);
 }
 
@@ -61,7 +61,7 @@ fn logs_are_printed_by_component(cluster: &Cluster) {
         assert_eq!(tail.lines().count(), log.lines().count().min(2), "{component}: {tail}");
     }
     cluster.terrarium("logs kubelet").prints("Starting to listen");
-    let refused = cluster.terrarium("logs nosuch").exits(1).complains("there is no component \"nosuch\"");
+    let refused = cluster.terrarium("logs nosuch").exits(4).complains("there is no component \"nosuch\"");
     refused.complains("containerd").complains("kube-server").complains("kubelet").complains("supervisor");
 }
 
@@ -76,24 +76,26 @@ fn status_and_down_without_a_cluster(cluster: &Cluster) {
 }
 
 fn kubectl_without_a_cluster(cluster: &Cluster) {
-    let refused = cluster.try_kubectl("get nodes").exits(1);
-    refused.complains("error: no cluster is running here: start one with `terrarium up`");
-    cluster.terrarium("logs kubelet").exits(1).complains("no cluster was started with this data directory");
+    let refused = cluster.try_kubectl("get nodes").exits(3);
+    refused.complains("error: no cluster is running here [not-running]\nhint: start one with `terrarium up`");
+    cluster.terrarium("logs kubelet").exits(4).complains("no cluster was started with this data directory");
 }
 
 fn a_data_directory_of_others_is_left_alone(cluster: &Cluster) {
     let look = "find /srv/others -printf '%p %y %m %s %T@\\n'; cat /srv/others/precious";
     cluster.sh("mkdir -m 755 /srv/others && echo gold > /srv/others/precious").succeeds();
     let before = cluster.sh(look).succeeds().stdout;
-    let refused = cluster.terrarium("up --data-dir /srv/others").exits(1);
-    refused.complains("/srv/others cannot be the data directory").complains("name another with --data-dir");
-    cluster.terrarium("down --purge --data-dir /srv/others").exits(1).complains("not terrarium's");
+    let refused = cluster.terrarium("up --data-dir /srv/others").exits(4);
+    refused
+        .complains("/srv/others cannot be the data directory")
+        .complains("hint: name another or an empty one with --data-dir");
+    cluster.terrarium("down --purge --data-dir /srv/others").exits(4).complains("[data-dir-foreign]");
     assert_eq!(cluster.sh(look).succeeds().stdout, before);
     cluster.terrarium("status").exits(3);
 }
 
 fn what_is_no_image_is_refused(cluster: &Cluster) {
-    let refused = cluster.terrarium("image import /etc/passwd --data-dir /srv/images").exits(1);
+    let refused = cluster.terrarium("image import /etc/passwd --data-dir /srv/images").exits(4);
     refused.complains("cannot import /etc/passwd").complains("manifest.json");
     cluster.terrarium("image import /nowhere.tar --data-dir /srv/images").exits(1).complains("/nowhere.tar");
     let kept = cluster.sh("find /srv/images/images -type f 2>/dev/null");
@@ -103,8 +105,8 @@ fn what_is_no_image_is_refused(cluster: &Cluster) {
 fn a_user_without_rights_is_told_so(cluster: &Cluster) {
     let nobody =
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
-    let refused = cluster.run(nobody.into_iter().chain(["terrarium", "up"])).exits(1);
-    refused.complains("this needs root");
+    let refused = cluster.run(nobody.into_iter().chain(["terrarium", "up"])).exits(5);
+    refused.complains("this needs root").complains("[no-rights]");
     cluster.run(["test", "-e", DATA_DIR]).exits(1);
 }
 

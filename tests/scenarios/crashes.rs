@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Cluster, Namespace, Pod};
+use harness::{Cluster, Namespace, Pod, eventually};
 
 crate::stories! {
     Harmed:
@@ -11,7 +11,8 @@ crate::stories! {
         when_both_are_killed_the_next_command_starts_them_again
         a_killed_component_is_started_again
         the_next_up_starts_what_died_without_a_supervisor
-        a_component_that_ends_again_and_again_is_told;
+        a_component_that_ends_again_and_again_is_told
+        a_component_that_lives_and_does_not_answer_is_told;
 }
 
 const WEB: &str = include_str!("../manifests/web.yaml");
@@ -119,6 +120,22 @@ fn a_component_that_ends_again_and_again_is_told(cluster: &Cluster) {
     assert!(told["lastEnd"]["log"].as_array().is_some_and(|log| !log.is_empty()), "{told}");
     cluster.terrarium("status").prints("started again").prints("! it ended");
     cluster.terrarium("logs supervisor").prints("kubelet ends again and again");
+    cluster.eventually_runs(Duration::from_secs(60));
+}
+
+fn a_component_that_lives_and_does_not_answer_is_told(cluster: &Cluster) {
+    let containerd = cluster.pid("containerd").expect("it runs");
+    cluster.sh(&format!("kill -STOP {containerd}")).succeeds();
+    eventually(Duration::from_secs(100), || {
+        let status = cluster.terrarium("status").stdout;
+        if status.contains("! it has not answered for 60 s") { Ok(()) } else { Err(status) }
+    });
+    cluster.sh(&format!("kill -CONT {containerd}")).succeeds();
+    eventually(Duration::from_secs(30), || {
+        let status = cluster.terrarium("status").stdout;
+        if status.contains("has not answered") { Err(status) } else { Ok(()) }
+    });
+    assert_eq!(cluster.pid("containerd"), Some(containerd));
     cluster.eventually_runs(Duration::from_secs(60));
 }
 

@@ -8,7 +8,8 @@ crate::stories! {
     Own:
         down_leaves_nothing_behind
         down_after_guardian_and_supervisor_were_killed_leaves_nothing_behind
-        a_start_that_fails_says_why_and_is_undone;
+        a_start_that_fails_says_why_and_is_undone
+        a_start_that_fails_for_a_known_reason_says_what_to_do;
 }
 
 const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
@@ -47,12 +48,22 @@ fn a_start_that_fails_says_why_and_is_undone(cluster: &Cluster) {
     cluster.sh(break_containerd).succeeds();
     let before = Marks::of(cluster);
     let up = cluster.sh("TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
-    up.complains("containerd does not start: it ended with exit status: 7").complains("out of order");
+    up.complains("containerd does not start: it ended with exit status: 7 [component-fails]").complains("out of order");
     Marks::of(cluster).assert_same_as(&before);
 
     let missing =
-        cluster.sh("rm /broken/containerd; TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(1);
-    missing.complains("/broken/containerd is missing");
+        cluster.sh("rm /broken/containerd; TERRARIUM_COMPONENTS=/broken /opt/terrarium/bin/terrarium up").exits(4);
+    missing.complains("/broken/containerd is missing [component-missing]");
+    cluster.up();
+}
+
+fn a_start_that_fails_for_a_known_reason_says_what_to_do(cluster: &Cluster) {
+    let listen =
+        "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 6443) or die; sleep 600'";
+    cluster.sh(&format!("{listen} </dev/null >/dev/null 2>&1 & echo $! >/tmp/listener; sleep 0.5")).succeeds();
+    let up = cluster.terrarium("up").exits(1).complains("kube-server does not start");
+    up.complains("address already in use").complains("hint: another program listens there");
+    cluster.sh("kill $(cat /tmp/listener); rm /tmp/listener").succeeds();
     cluster.up();
 }
 

@@ -19,7 +19,7 @@ fn objects_images_and_pods_are_there_after_down_and_up(cluster: &Cluster) {
     cluster.run_with_input(["tee", "/root/imported.tar"], &archive_of_another_name()).succeeds();
     cluster.up();
     cluster.terrarium("image import /root/imported.tar").succeeds().complains("imported /root/imported.tar");
-    cluster.terrarium("image import /etc/passwd").exits(1).complains("cannot import /etc/passwd");
+    cluster.terrarium("image import /etc/passwd").exits(4).complains("cannot import /etc/passwd");
     cluster.sh("rm /root/imported.tar").succeeds();
     assert_eq!(cluster.sh(&format!("ls {DATA_DIR}/images | wc -l")).stdout.trim(), "1");
 
@@ -34,7 +34,7 @@ fn objects_images_and_pods_are_there_after_down_and_up(cluster: &Cluster) {
     let memory = namespace.json("get configmap memory")["metadata"].clone();
 
     cluster.terrarium("down").succeeds();
-    cluster.terrarium("kubectl get nodes --request-timeout=2s").exits(1);
+    cluster.terrarium("kubectl get nodes --request-timeout=2s").exits(3);
     // One archive that rotted on the disk does not keep the cluster from starting.
     cluster.sh(&format!("echo rot >{DATA_DIR}/images/rotten.tar")).succeeds();
     cluster.up().complains("images/rotten.tar");

@@ -3,6 +3,9 @@
 //! `cargo test -p scenarios -- NAME` plays those whose name contains NAME.
 
 mod api;
+mod bad_input;
+mod certificates;
+mod chaos;
 mod commands;
 mod crashes;
 mod deployments;
@@ -13,6 +16,7 @@ mod matrix;
 mod pods;
 mod security;
 mod starts;
+mod support;
 mod volumes;
 
 use std::process::ExitCode;
@@ -42,12 +46,16 @@ fn main() -> ExitCode {
         api::STORIES,
         security::STORIES,
         commands::STORIES,
+        support::STORIES,
+        bad_input::STORIES,
         starts::STORIES,
         down::STORIES,
         durable::STORIES,
         crashes::STORIES,
         matrix::STORIES,
         gaps::STORIES,
+        certificates::STORIES,
+        chaos::STORIES,
     ];
     harness::main(themes.concat().concat())
 }

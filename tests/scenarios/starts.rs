@@ -16,7 +16,7 @@ crate::stories! {
 const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
 
 fn an_impatient_up_is_told_what_it_waits_for_and_the_next_one_joins(cluster: &Cluster) {
-    let impatient = cluster.terrarium("up --wait 1s").exits(1).within(Duration::from_secs(4));
+    let impatient = cluster.terrarium("up --wait 1s").exits(7).within(Duration::from_secs(4));
     let impatient = impatient.complains("error: the cluster was not ready in time: still waiting for");
     impatient.complains("kube-server").complains("terrarium status");
     let supervisor = cluster.pid("supervisor");

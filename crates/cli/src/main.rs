@@ -1,31 +1,66 @@
 //! The `terrarium` command: real, unpatched Kubernetes inside a gVisor sandbox.
 //!
 //! One program with several parts: called as `terrarium-cni` it is the CNI plugin, otherwise the command line.
-//! What is data goes to stdout, what is talk to stderr. Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong
-//! usage, 3 (`status` only) the cluster does not run.
+//! What is data goes to stdout, what is talk to stderr. The exit status is that of the error's [`ErrorId`], which is
+//! printed with it.
 
 mod commands;
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use terrarium_cluster::ErrorId;
 
 fn main() -> ExitCode {
     let called_as = std::env::args_os().next().unwrap_or_default();
     if Path::new(&called_as).file_name().is_some_and(|name| name == terrarium_cni::PLUGIN) {
         return terrarium_cni::main();
     }
-    match commands::run(commands::Cli::parse()) {
+    let result = if commands::Internal::is_called(std::env::args_os()) {
+        commands::Internal::parse().run()
+    } else {
+        match commands::Cli::try_parse() {
+            Ok(cli) => commands::run(cli),
+            Err(error) if error.use_stderr() => return tell_usage(&error),
+            // Help and version are asked for, not errors.
+            Err(error) => error.exit(),
+        }
+    };
+    match result {
         Ok(code) => code,
         // Whoever read has read enough: `terrarium logs kubelet | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", terrarium_cluster::chain(error.as_ref()));
-            ExitCode::FAILURE
-        }
+        Err(error) => tell(&error),
     }
+}
+
+/// Says what failed and why, under its name, and what to do.
+fn tell(error: &anyhow::Error) -> ExitCode {
+    let id = ErrorId::of(error.as_ref());
+    let text = terrarium_cluster::chain(error.as_ref());
+    eprintln!("error: {}", named(text.trim_end(), id));
+    if !id.hint().is_empty() {
+        eprintln!("hint: {}", id.hint());
+    }
+    ExitCode::from(id.class().exit_code())
+}
+
+/// Says what is wrong with the command line, and the nearest word that would be right.
+fn tell_usage(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    let text = if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+    // What `terrarium` prints when it is called without anything is its help, not an error.
+    let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    eprint!("{}", if is_help { text } else { named(&text, ErrorId::Usage) });
+    ExitCode::from(ErrorId::Usage.class().exit_code())
+}
+
+/// The text with the name at the end of its first line: what follows is an excerpt of a log, or a usage.
+fn named(text: &str, id: ErrorId) -> String {
+    let (first, rest) = text.split_at(text.find('\n').unwrap_or(text.len()));
+    format!("{first} [{id}]{rest}")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

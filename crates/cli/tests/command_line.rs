@@ -51,7 +51,21 @@ fn a_cluster_is_here() -> bool {
 
 #[test]
 fn help() {
-    for command in ["", "up", "down", "status", "doctor", "logs", "image", "image import", "version", "completion"] {
+    for command in [
+        "",
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "exec",
+        "logs",
+        "image",
+        "image import",
+        "support",
+        "support bundle",
+        "version",
+        "completion",
+    ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
         let (code, stdout, stderr) = output(&args);
@@ -64,8 +78,10 @@ fn help() {
 #[test]
 fn wrong_usage_is_2_with_a_hint_on_stderr() {
     for (args, hint) in [
-        (&["up", "--wiat", "1m"][..], "--wait"),
-        (&["staus"], "status"),
+        (&["up", "--wiat", "1m"][..], "a similar argument exists: '--wait'"),
+        (&["--dta-dir", "/x", "up"], "a similar argument exists: '--data-dir'"),
+        (&["staus"], "a similar subcommand exists: 'status'"),
+        (&["upp"], "similar subcommands exist: 'support', 'up'"),
         (&["up", "--wait", "soon"], "--wait <DURATION>"),
         (&["status", "-o", "yaml"], "[possible values: text, json]"),
         (&["image", "import"], "<FILE>"),
@@ -73,8 +89,16 @@ fn wrong_usage_is_2_with_a_hint_on_stderr() {
     ] {
         let (code, stdout, stderr) = output(args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}");
-        assert!(stderr.contains(hint), "{args:?}: {stderr}");
+        assert!(stderr.contains(hint) && stderr.lines().next().unwrap().ends_with(" [usage]"), "{args:?}: {stderr}");
     }
+}
+
+#[test]
+fn what_the_program_alone_calls_is_never_offered() {
+    let (code, _, stderr) = output(&["supervice"]);
+    assert!(code == Some(2) && !stderr.contains("supervise"), "{stderr}");
+    let (_, stdout, _) = output(&["completion", "bash"]);
+    assert!(!stdout.contains("supervise"));
 }
 
 #[test]
@@ -110,8 +134,6 @@ fn doctor_says_the_same_twice_and_changes_nothing() {
     }
     let parent = tempfile::tempdir().unwrap();
     let data = parent.path().join("data");
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let before = mounts();
     let look = || output(&["doctor", "-o", "json", "--data-dir", text(&data)]);
     let (code, stdout, stderr) = look();
     let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
@@ -130,7 +152,8 @@ fn doctor_says_the_same_twice_and_changes_nothing() {
     assert_eq!(in_words, code);
     assert!(gaps.iter().all(|gap| stdout.contains(gap)), "{stdout}");
 
-    assert_eq!(mounts(), before);
+    // Others may mount what they like meanwhile.
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains("terrarium-probe"));
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing is left beside the data directory");
     assert!(!Path::new("/run/terrarium").exists());
 }
@@ -141,8 +164,8 @@ fn what_needs_a_cluster_says_how_to_get_one() {
         return;
     }
     let (code, stdout, stderr) = output(&["kubectl", "get", "nodes"]);
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.starts_with("error: ") && stderr.contains("terrarium up"), "{stderr}");
+    assert_eq!((code, stdout.as_str()), (Some(3), ""));
+    assert_eq!(stderr, "error: no cluster is running here [not-running]\nhint: start one with `terrarium up`\n");
 }
 
 #[test]
@@ -153,11 +176,11 @@ fn the_log_that_is_not_there_is_told_with_those_that_are() {
     let data = data_with_logs(&[("kubelet.log", ""), ("containerd.log", ""), ("kubelet.log.1", "")]);
     for name in ["kublet", "../logs/kubelet", "kubelet.log"] {
         let (code, stdout, stderr) = output(&["logs", name, "--data-dir", text(data.path())]);
-        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{name}");
-        assert!(stderr.contains("containerd, kubelet\n"), "{stderr}");
+        assert_eq!((code, stdout.as_str()), (Some(4), ""), "{name}");
+        assert!(stderr.contains("containerd, kubelet [no-log]\n"), "{stderr}");
     }
     let (code, _, stderr) = output(&["logs", "kubelet", "--data-dir", "/nonexistent"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(4));
     assert!(stderr.contains("/nonexistent/logs"), "{stderr}");
 }
 
@@ -192,7 +215,7 @@ fn up_refuses_a_directory_of_others() {
     let data = tempfile::tempdir().unwrap();
     fs::write(data.path().join("thesis.tex"), "").unwrap();
     let (code, stdout, stderr) = output(&["up", "--data-dir", text(data.path())]);
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.contains("not terrarium's"), "{stderr}");
+    assert_eq!((code, stdout.as_str()), (Some(4), ""));
+    assert!(stderr.contains("not terrarium's [data-dir-foreign]") && stderr.contains("--data-dir"), "{stderr}");
     assert!(!Path::new("/run/terrarium").exists());
 }

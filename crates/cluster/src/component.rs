@@ -76,11 +76,13 @@ pub(crate) struct Spec<'a> {
     pub(crate) address: Ipv4Addr,
     pub(crate) network: Network,
     pub(crate) settings: Vec<Setting>,
+    pub(crate) api_port: u16,
 }
 
 impl<'a> Spec<'a> {
-    pub(crate) fn new(layout: &'a Layout, address: Ipv4Addr, settings: Vec<Setting>) -> Self {
-        Self { layout, node: node::name(), address, network: Network::default(), settings }
+    pub(crate) fn new(layout: &'a Layout, address: Ipv4Addr, settings: Vec<Setting>) -> Result<Self, Error> {
+        let (node, api_port) = (layout.node_name(node::name)?, layout.api_port()?);
+        Ok(Self { layout, node, address, network: Network::default(), settings, api_port })
     }
 }
 
@@ -135,7 +137,8 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
                     program: layout.component("containerd")?,
                     args: vec!["--config".to_owned(), path(layout.config("containerd.toml"))],
                 },
-                env: env.clone(),
+                // It tries file systems in a temporary directory, which one that is stopped meanwhile leaves there.
+                env: env.iter().cloned().chain([("TMPDIR", config::CONTAINERD_STATE.to_owned())]).collect(),
                 ready: Readiness::Socket(socket.clone()),
             },
         },
@@ -221,7 +224,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         "kube-apiserver".into(),
         format!("--etcd-servers={kine_socket}"),
         format!("--advertise-address={}", spec.address),
-        format!("--secure-port={}", config::API_PORT),
+        format!("--secure-port={}", spec.api_port),
         format!("--tls-cert-file={}", certificate(pki::API_SERVER)),
         format!("--tls-private-key-file={}", key(pki::API_SERVER)),
         format!("--client-ca-file={}", certificate(pki::CA)),
@@ -289,8 +292,14 @@ mod tests {
     fn the_clusters_own_addresses_are_never_behind_a_proxy() {
         let layout = Layout::at(Path::new("/t"));
         let address = Ipv4Addr::new(192, 0, 2, 7);
-        let spec =
-            Spec { layout: &layout, node: String::new(), address, network: Network::default(), settings: vec![] };
+        let spec = Spec {
+            layout: &layout,
+            node: String::new(),
+            address,
+            network: Network::default(),
+            settings: vec![],
+            api_port: 6443,
+        };
         let own = "localhost,127.0.0.0/8,192.0.2.7,10.42.0.0/24,10.43.0.0/16,.svc,.cluster.local";
         assert_eq!(no_proxy(&spec, None), own);
         assert_eq!(no_proxy(&spec, Some(String::new())), own);

@@ -12,8 +12,8 @@ use crate::layout::write;
 use crate::pki::{self, key_files};
 use crate::{Error, Layout, kubeconfig, network, renewal};
 
-/// The API server's port.
-pub(crate) const API_PORT: u16 = 6443;
+/// A tmpfs of the cluster's own.
+pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
 
 /// Works on the tmpfs that containerd's root is.
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
@@ -68,7 +68,7 @@ pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
 
 /// Writes the kubeconfig of every client.
 pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
-    let server = format!("https://127.0.0.1:{API_PORT}");
+    let server = format!("https://127.0.0.1:{}", layout.api_port()?);
     for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
         kubeconfig::write_for(layout, client, &server)?;
     }
@@ -134,7 +134,7 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
     let config = json!({
         "version": 3,
         "root": "/var/lib/containerd",
-        "state": "/run/containerd",
+        "state": CONTAINERD_STATE,
         "grpc": {"address": layout.containerd_socket()},
         "plugins": {
             "io.containerd.cri.v1.images": {
@@ -185,7 +185,7 @@ mod tests {
             Setting::ApiServer { flag: "--kubelet-preferred-address-types".to_owned(), value: "InternalIP".to_owned() },
         ];
         let (node, address) = ("node-1".to_owned(), Ipv4Addr::new(192, 0, 2, 7));
-        Spec { layout, node, address, network: Network::default(), settings }
+        Spec { layout, node, address, network: Network::default(), settings, api_port: 6443 }
     }
 
     /// A text without the test's own directory.
@@ -235,6 +235,6 @@ mod tests {
         let (_root, layout) = layout();
         fs::remove_file(layout.component("runc").unwrap()).unwrap();
         let error = write_all(&spec(&layout)).unwrap_err().to_string();
-        assert!(error.contains("components/runc") && error.contains("make build"), "{error}");
+        assert!(error.contains("components/runc"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Layout};
+use crate::{Error, ErrorId, Layout};
 
 /// One thing that happened. Times are seconds since `terrarium up` was called.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,8 +48,11 @@ pub enum Event {
     Stopping,
     /// The cluster could not start, or not be taken down; what could be undone is undone.
     Failed {
-        /// What, why, and what to do.
+        /// What and why.
         message: String,
+        /// The name of the error.
+        #[serde(default)]
+        id: ErrorId,
     },
 }
 
@@ -150,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn failed(message: &str) -> Event {
-        Event::Failed { message: message.to_owned() }
+        Event::Failed { message: message.to_owned(), id: ErrorId::NoSpace }
     }
 
     fn any_event() -> impl Strategy<Value = Event> {
@@ -162,7 +165,8 @@ mod tests {
             (any::<String>(), any::<String>()).prop_map(|(step, why)| Event::Restarting { step, why }),
             seconds().prop_map(|seconds| Event::Up { seconds }),
             Just(Event::Stopping),
-            any::<String>().prop_map(|message| Event::Failed { message }),
+            (any::<String>(), prop::sample::select(ErrorId::ALL))
+                .prop_map(|(message, id)| Event::Failed { message, id }),
         ]
     }
 

@@ -13,22 +13,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Duration, sleep};
 
 use crate::Error;
-use crate::config::API_PORT;
-
-const API: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, API_PORT);
 
 /// Listens where the caller is, if the cluster has a network namespace of its own. Call it before that is entered; a
 /// supervisor that is started in it has the socket of an earlier one as its stdin.
-pub(crate) fn listen(isolation: Isolation) -> Result<Option<StdListener>, Error> {
+pub(crate) fn listen(isolation: Isolation, port: u16) -> Result<Option<StdListener>, Error> {
     if !matches!(isolation, Isolation::User { .. }) {
         return Ok(None);
     }
-    let failed = || Error::io("listen for the API on", format!("{}:{}", API.0, API.1));
+    let failed = || Error::io("listen for the API on", format!("port {port} of loopback"));
     let stdin = io::stdin();
     let listener = if getsockopt(&stdin.as_fd(), sockopt::AcceptConn).unwrap_or(false) {
         StdListener::from(stdin.as_fd().try_clone_to_owned().map_err(failed())?)
     } else {
-        StdListener::bind(API).map_err(failed())?
+        StdListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed())?
     };
     listener.set_nonblocking(true).map_err(failed())?;
     Ok(Some(listener))
@@ -36,6 +33,8 @@ pub(crate) fn listen(isolation: Isolation) -> Result<Option<StdListener>, Error>
 
 /// Forwards connections for good. Call it in the cluster's namespaces.
 pub(crate) async fn forward(listener: StdListener) {
+    // The API server has the same address in its own network namespace.
+    let Ok(api) = listener.local_addr() else { return };
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     loop {
         match listener.accept().await {
@@ -43,7 +42,7 @@ pub(crate) async fn forward(listener: StdListener) {
                 tokio::spawn(async move {
                     let mut outside = outside;
                     // An API server that does not listen yet refuses here: the caller sees its connection closed.
-                    if let Ok(mut inside) = TcpStream::connect(API).await {
+                    if let Ok(mut inside) = TcpStream::connect(api).await {
                         let _ = copy_bidirectional(&mut outside, &mut inside).await;
                     }
                 });

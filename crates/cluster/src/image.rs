@@ -1,95 +1,126 @@
 //! Image archives of the user's: kept in the data directory, imported at once and again at every start, since
 //! containerd's own store goes with the cluster.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read, Seek as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flate2::read::MultiGzDecoder;
+use procfs::Current as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::component::{CONTAINERD, import_command};
-use crate::{Error, Layout, process};
+use crate::layout::{TEMPORARY, sync_directory_of};
+use crate::preflight::check_space;
+use crate::{Error, ImageFault, Layout, archive, process};
+
+/// What stays free on the disk beside an archive.
+const MARGIN_MIB: u64 = 32;
+
+/// What is being done with an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is copied to the data directory.
+    Copying,
+    /// It is read to its end.
+    Checking,
+    /// containerd takes it.
+    Importing,
+}
 
 /// Keeps an archive (an OCI image layout or `docker save`, as a tar file, plain or compressed by gzip) and imports it
-/// if the cluster runs. The same archive twice is kept once.
+/// if the cluster runs. The same archive twice is kept once. How far a step has come is told as a part of 1.
 ///
 /// # Errors
 /// It is not an image archive, or containerd refuses it; it is not kept then.
-pub fn import(layout: &Layout, archive: &Path) -> Result<(), Error> {
+pub fn import(layout: &Layout, archive: &Path, mut on_progress: impl FnMut(Step, f64)) -> Result<(), Error> {
     layout.prepare()?;
-    let digest = check(archive)?;
-    let kept = layout.imported_images().join(format!("{digest}.tar"));
-    let is_new = !kept.exists();
-    if is_new {
-        keep(archive, &kept)?;
+    sweep(&layout.imported_images())?;
+    let refused = |fault| Error::Image { path: archive.to_owned(), fault };
+    let mut source = File::open(archive).map_err(Error::io("open", archive))?;
+    let metadata = source.metadata().map_err(Error::io("read", archive))?;
+    if !metadata.is_file() {
+        return Err(refused(ImageFault::Format("it is not a file".to_owned())));
     }
-    let imported = import_now(layout, &kept).map_err(|why| Error::Image { path: archive.to_owned(), why });
-    if imported.is_err() && is_new {
-        let _ = fs::remove_file(&kept);
-    }
-    imported
+    let length = metadata.len();
+    check_space(&layout.imported_images(), (length >> 20) + MARGIN_MIB)?;
+    // The copy is what is looked at: the file of the user's may change meanwhile.
+    let part = |read: u64| read as f64 / length.max(1) as f64;
+    let mut copy = Incoming::begin(layout)?;
+    let digest =
+        copy.fill(&mut source, |read| on_progress(Step::Copying, part(read))).map_err(Error::io("copy", archive))?;
+    archive::check(&mut copy.file, room(), &mut |read| on_progress(Step::Checking, part(read))).map_err(refused)?;
+    on_progress(Step::Importing, 0.0);
+    import_now(layout, &copy.path).map_err(|why| refused(ImageFault::Refused(why)))?;
+    copy.keep(&layout.imported_images().join(format!("{digest}.tar")))
 }
 
-/// Makes sure that it is a whole image archive, and returns the SHA-256 of the file in hexadecimal. One that is not would
-/// fail at the next start, when nobody remembers it.
-fn check(archive: &Path) -> Result<String, Error> {
-    let mut file = File::open(archive).map_err(Error::io("open", archive))?;
-    let mut magic = [0; 2];
-    let is_gzip = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
-    file.rewind().map_err(Error::io("read", archive))?;
-    let plain = BufReader::new(&file);
-    let holds = if is_gzip { holds_an_index(MultiGzDecoder::new(plain)) } else { holds_an_index(plain) };
-    let why = match holds {
-        Ok(true) => return file.rewind().and_then(|()| digest(file)).map_err(Error::io("read", archive)),
-        Ok(false) => "it holds neither index.json (an OCI image layout) nor manifest.json (docker save)",
-        // The error itself quotes what it could not read, whatever that is.
-        Err(_) => "it is not a whole tar file with index.json (an OCI image layout) or manifest.json (docker save)",
-    };
-    Err(Error::Image { path: archive.to_owned(), why: why.to_owned() })
+/// What containerd can take, in bytes: it keeps images in memory.
+fn room() -> u64 {
+    procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(u64::MAX)
 }
 
-fn digest(file: File) -> io::Result<String> {
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut hasher = Sha256::new();
-    loop {
-        let chunk = reader.fill_buf()?;
-        if chunk.is_empty() {
-            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+/// An archive on its way into the data directory; gone with the value unless it is kept.
+struct Incoming {
+    path: PathBuf,
+    file: File,
+}
+
+impl Incoming {
+    fn begin(layout: &Layout) -> Result<Self, Error> {
+        let path = layout.imported_images().join(format!("{TEMPORARY}{}-image", std::process::id()));
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = open.map_err(Error::io("write", &path))?;
+        Ok(Self { path, file })
+    }
+
+    /// Returns the SHA-256 of all that was read, in hexadecimal.
+    fn fill(&mut self, source: &mut File, mut on_progress: impl FnMut(u64)) -> io::Result<String> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut copied = 0;
+        loop {
+            let length = source.read(&mut buffer)?;
+            if length == 0 {
+                self.file.sync_data()?;
+                self.file.rewind()?;
+                return Ok(archive::hex(&hasher.finalize()));
+            }
+            hasher.update(&buffer[..length]);
+            self.file.write_all(&buffer[..length])?;
+            copied += length as u64;
+            on_progress(copied);
         }
-        hasher.update(chunk);
-        let length = chunk.len();
-        reader.consume(length);
+    }
+
+    fn keep(self, kept: &Path) -> Result<(), Error> {
+        let rename = || {
+            fs::rename(&self.path, kept)?;
+            sync_directory_of(kept)
+        };
+        rename().map_err(Error::io("write", kept))
     }
 }
 
-/// Reads the archive to its end.
-fn holds_an_index(reader: impl Read) -> io::Result<bool> {
-    let mut archive = tar::Archive::new(reader);
-    let mut found = false;
-    for entry in archive.entries()? {
-        let entry = entry?;
-        let path = entry.path()?;
-        let path = path.strip_prefix("./").unwrap_or(&path);
-        found |= path == Path::new("index.json") || path == Path::new("manifest.json");
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // It is gone from there when it was kept.
+        let _ = fs::remove_file(&self.path);
     }
-    // What follows the end mark belongs to the checksum of a compressed one.
-    io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    Ok(found)
 }
 
-fn keep(archive: &Path, kept: &PathBuf) -> Result<(), Error> {
-    let temporary = kept.with_extension("new");
-    let copy = || {
-        fs::copy(archive, &temporary)?;
-        File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, kept)
-    };
-    copy().map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        Error::io("write", kept)(error)
-    })
+/// Removes what was being copied when an import was interrupted.
+fn sweep(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(Error::io("read", directory))? {
+        let path = entry.map_err(Error::io("read", directory))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let owner = name.strip_prefix(TEMPORARY).and_then(|rest| rest.split('-').next()?.parse().ok());
+        if owner.is_some_and(|pid| process::ProcessRef::of(pid).is_none()) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    Ok(())
 }
 
 /// Imports it into the containerd that runs, if one does; the error says why it was refused.
@@ -107,69 +138,62 @@ fn import_now(layout: &Layout, archive: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-
     use super::*;
+    use crate::ErrorId;
+    use crate::archive::tests::{gzip, image, tar_of};
 
-    fn tar_of(names: &[&str]) -> Vec<u8> {
-        let mut archive = tar::Builder::new(Vec::new());
-        for name in names {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(3000);
-            archive.append_data(&mut header, name, io::repeat(b'x').take(3000)).unwrap();
-        }
-        archive.into_inner().unwrap()
-    }
-
-    fn gzip(content: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(content).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    /// Imports it where no cluster runs; returns the error, and what is kept.
-    fn imported(content: &[u8]) -> (Option<String>, Vec<Vec<u8>>) {
+    /// Imports it twice where no cluster runs; returns the error, and what is kept.
+    fn imported(content: &[u8]) -> (Option<ErrorId>, Vec<Vec<u8>>) {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::at(root.path());
         let archive = root.path().join("archive");
         fs::write(&archive, content).unwrap();
-        let errors = [import(&layout, &archive), import(&layout, &archive)].map(Result::err);
+        let [first, again] = [(), ()].map(|()| import(&layout, &archive, |_, _| {}).err().map(|error| error.id()));
+        assert_eq!(first, again);
         let kept =
             fs::read_dir(layout.imported_images()).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
-        let [first, again] = errors.map(|error| error.map(|error| error.to_string()));
-        assert_eq!(first, again);
         (first, kept.collect())
     }
 
     #[test]
     fn image_archives_are_kept_once_as_they_are() {
-        let oci = tar_of(&["oci-layout", "index.json", "blobs/sha256/aa"]);
-        for archive in [tar_of(&["./aa/layer.tar", "./manifest.json"]), gzip(&oci), oci] {
+        let oci = image();
+        for archive in [gzip(&oci), oci] {
             assert_eq!(imported(&archive), (None, vec![archive]));
         }
     }
 
     #[test]
-    fn what_is_no_whole_image_archive_is_refused_and_not_kept() {
-        let whole = tar_of(&["index.json", "blobs/sha256/aa"]);
-        let compressed = gzip(&whole);
-        for (archive, why) in [
-            (Vec::new(), "neither index.json"),
-            (tar_of(&["etc/passwd", "sub/index.json"]), "neither index.json"),
-            (b"FROM scratch\n".to_vec(), "not a whole tar file"),
-            (vec![b'a'; 4096], "not a whole tar file"),
-            (whole[..whole.len() - 4096].to_vec(), "not a whole tar file"),
-            (compressed[..compressed.len() / 2].to_vec(), "not a whole tar file"),
-            (gzip(b"no tar"), "not a whole tar file"),
-        ] {
-            let (error, kept) = imported(&archive);
-            let error = error.unwrap_or_else(|| panic!("taken for an archive: {why}"));
-            assert!(error.contains(why) && error.contains("manifest.json"), "{why}: {error}");
-            assert!(!error.contains("scratch"), "what is in a file is nobody's business: {error}");
-            assert!(kept.is_empty(), "{why}");
+    fn what_is_refused_is_not_kept() {
+        assert_eq!(imported(b"FROM scratch\n"), (Some(ErrorId::ImageFormat), vec![]));
+        assert_eq!(imported(&tar_of(&[("../x", b"")])), (Some(ErrorId::ImageUnsafe), vec![]));
+        let whole = image();
+        assert_eq!(imported(&whole[..whole.len() / 2]), (Some(ErrorId::ImageTruncated), vec![]));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let (root, layout) = Layout::temporary();
+        for path in [root.path(), Path::new("/dev/zero")] {
+            assert_eq!(import(&layout, path, |_, _| {}).unwrap_err().id(), ErrorId::ImageFormat, "{path:?}");
         }
+    }
+
+    #[test]
+    fn what_an_interrupted_import_left_goes_with_the_next() {
+        let (root, layout) = Layout::temporary();
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let name = |pid: u32| layout.imported_images().join(format!("{TEMPORARY}{pid}-image"));
+        let (left, another) = (name(ended.id()), name(1));
+        fs::write(&left, "half").unwrap();
+        fs::write(&another, "of one that runs").unwrap();
+        let archive = root.path().join("archive");
+        fs::write(&archive, image()).unwrap();
+        let mut steps = Vec::new();
+        import(&layout, &archive, |step, part| steps.push((step, part))).unwrap();
+        assert!(!left.exists() && another.exists());
+        assert_eq!(steps.first().map(|step| step.0), Some(Step::Copying));
+        assert!(steps.contains(&(Step::Checking, 1.0)), "{steps:?}");
     }
 }

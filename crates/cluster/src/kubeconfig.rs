@@ -1,20 +1,28 @@
 //! Kubeconfigs: one for each client of the API, and the user's own, into which the cluster's context is merged.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, fchown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
+use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext, NamedExtension};
 
 use crate::layout::write_as;
 use crate::pki::{self, key_files};
+use crate::process::wait_until;
 use crate::{Error, Layout};
 
 /// The name of the cluster, the user and the context in kubeconfigs.
 pub const CONTEXT: &str = "terrarium";
+
+/// The extension of our context that names the context which was the current one before.
+const FORMER: &str = "terrarium/former-context";
+
+/// How long another program may take to change the file.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
 
 /// Writes the kubeconfig of the client whose certificate has this name. The administrator's carries the keys, since it
 /// is copied around; the others point at the files.
@@ -58,37 +66,102 @@ pub(crate) fn write_for(layout: &Layout, client: &str, server: &str) -> Result<P
 /// # Errors
 /// A file cannot be read or written, or the user's is not a kubeconfig; it is left as it is then.
 pub fn merge(layout: &Layout, into: &Path) -> Result<(), Error> {
-    let ours = load(&layout.admin_kubeconfig())?;
-    let mut config = remove_context(load_or_empty(into)?);
+    let mut ours = load(&layout.admin_kubeconfig())?;
+    let into = &behind(into);
+    if let Some(directory) = into.parent() {
+        let make = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        make.map_err(Error::io("make the directory", directory))?;
+    }
+    let _lock = Lock::take(into)?;
+    let config = load_or_empty(into)?;
+    if let Some(former) = former(&config)
+        && let Some(context) = ours.contexts.first_mut().and_then(|context| context.context.as_mut())
+    {
+        let extension = NamedExtension { name: FORMER.to_owned(), extension: former.into() };
+        context.extensions = Some(vec![extension]);
+    }
+    let mut config = remove_context(config);
     config.clusters.extend(ours.clusters);
     config.auth_infos.extend(ours.auth_infos);
     config.contexts.extend(ours.contexts);
     config.current_context = ours.current_context;
     config.api_version = ours.api_version;
     config.kind = ours.kind;
-    if let Some(directory) = into.parent() {
-        let make = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        make.map_err(Error::io("make the directory", directory))?;
-    }
     save(into, &config)
 }
 
-/// Takes the cluster's context out of the user's kubeconfig again. A file that does not have it is not touched.
+/// Takes the cluster's context out of the user's kubeconfig again; the one that was the current one before is it again.
+/// A file that does not have ours is not touched.
 ///
 /// # Errors
 /// As [`merge`].
 pub fn unmerge(from: &Path) -> Result<(), Error> {
+    let from = &behind(from);
+    if !from.exists() {
+        return Ok(());
+    }
+    let _lock = Lock::take(from)?;
     let config = load_or_empty(from)?;
+    let former = former(&config);
     let is_current = config.current_context.as_deref() == Some(CONTEXT);
     let entries = |config: &Kubeconfig| config.clusters.len() + config.auth_infos.len() + config.contexts.len();
     let before = entries(&config);
     let mut config = remove_context(config);
     if is_current {
-        config.current_context = None;
+        config.current_context = former.filter(|name| config.contexts.iter().any(|context| context.name == *name));
     } else if entries(&config) == before {
         return Ok(());
     }
     save(from, &config)
+}
+
+/// The context that is the current one, or was it before ours.
+fn former(config: &Kubeconfig) -> Option<String> {
+    let current = config.current_context.clone().filter(|name| !name.is_empty());
+    if current.as_deref() != Some(CONTEXT) {
+        return current;
+    }
+    let ours = config.contexts.iter().find(|context| context.name == CONTEXT)?.context.as_ref()?;
+    let extension = ours.extensions.iter().flatten().find(|extension| extension.name == FORMER)?;
+    extension.extension.as_str().map(str::to_owned)
+}
+
+/// The file that a link in the place of the user's leads to, whether it is there or not: that is the one to change.
+fn behind(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // As many as the kernel follows (path_resolution(7)).
+    for _ in 0..40 {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    path
+}
+
+/// The lock by which kubectl and its kin keep each other from the file while they change it: a file beside it (client-go's
+/// tools/clientcmd/config.go).
+struct Lock(PathBuf);
+
+impl Lock {
+    fn take(file: &Path) -> Result<Self, Error> {
+        let lock = file.with_added_extension("lock");
+        let mut result = Ok(());
+        wait_until(LOCK_LIMIT, || {
+            result = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock).map(drop);
+            !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AlreadyExists)
+        });
+        match result {
+            Ok(()) => Ok(Self(lock)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::KubeconfigLocked { lock }),
+            Err(error) => Err(Error::io("make the lock", lock)(error)),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // One that stays is said to the next who wants it.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 fn remove_context(mut config: Kubeconfig) -> Kubeconfig {
@@ -116,10 +189,8 @@ pub(crate) fn load(path: &Path) -> Result<Kubeconfig, Error> {
 fn save(path: &Path, config: &Kubeconfig) -> Result<(), Error> {
     let text = serde_saphyr::to_string(config)
         .map_err(|error| Error::Kubeconfig { path: path.to_owned(), why: error.to_string() })?;
-    // A link in the place of the user's file is followed: it is the file behind it that changes.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let before = fs::metadata(&path).ok();
-    write_as(&path, text.as_bytes(), |file| {
+    let before = fs::metadata(path).ok();
+    write_as(path, text.as_bytes(), |file| {
         // It stays whose it was, also where this runs as root on the user's behalf.
         let Some(before) = &before else { return Ok(()) };
         fchown(file, Some(before.uid()), Some(before.gid()))?;
@@ -135,6 +206,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::ErrorId;
 
     /// A layout with an administrator's kubeconfig, and the path of a user's that is not there yet.
     fn setting() -> (TempDir, Layout, PathBuf) {
@@ -214,9 +286,58 @@ users:
             assert_eq!(Value::from(theirs), before[list], "{list}");
         }
         unmerge(&user).unwrap();
-        let mut expected = before;
-        expected.as_object_mut().unwrap().remove("current-context");
-        assert_eq!(read(&user), expected);
+        assert_eq!(read(&user), before);
+        assert_eq!(fs::read_dir(user.parent().unwrap()).unwrap().count(), 1, "no lock is left");
+    }
+
+    #[test]
+    fn the_current_context_is_the_users_choice() {
+        let (_root, layout, user) = setting();
+        let current = |user: &Path| read(user)["current-context"].clone();
+        put(&user, OF_THE_USER);
+        merge(&layout, &user).unwrap();
+        // Another one was chosen since: that stays.
+        let chosen = fs::read_to_string(&user)
+            .unwrap()
+            .replace("current-context: terrarium\n", "current-context: terrarium-2\n");
+        put(&user, &chosen);
+        unmerge(&user).unwrap();
+        assert_eq!(current(&user), "terrarium-2");
+        // The former one is gone since: then there is none.
+        put(&user, OF_THE_USER);
+        merge(&layout, &user).unwrap();
+        let without = fs::read_to_string(&user).unwrap().replace("name: work\n", "name: play\n");
+        put(&user, &without);
+        unmerge(&user).unwrap();
+        assert_eq!(current(&user), Value::Null);
+    }
+
+    #[test]
+    fn a_file_that_another_program_is_changing_is_waited_for() {
+        let (_root, layout, user) = setting();
+        put(&user, OF_THE_USER);
+        let lock = user.with_added_extension("lock");
+        fs::write(&lock, "").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                fs::remove_file(&lock).unwrap();
+            });
+            merge(&layout, &user).unwrap();
+        });
+        fs::write(&lock, "").unwrap();
+        assert_eq!(unmerge(&user).unwrap_err().id(), ErrorId::KubeconfigLocked);
+        assert!(lock.exists(), "it is another's");
+    }
+
+    #[test]
+    fn a_link_to_what_is_not_there_yet_stays_one() {
+        let (root, layout, user) = setting();
+        fs::create_dir_all(user.parent().unwrap()).unwrap();
+        symlink("../../dotfiles/kubeconfig", &user).unwrap();
+        merge(&layout, &user).unwrap();
+        assert!(fs::symlink_metadata(&user).unwrap().is_symlink());
+        assert_eq!(read(&root.path().join("dotfiles/kubeconfig"))["current-context"], CONTEXT);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde::{Deserialize, Serialize};
-
 use crate::Error;
+use crate::error::DataDirFault;
+use crate::marker::Marker;
 
 /// The data directory unless the user names another: root's, or in the user's home (XDG Base Directory Specification).
 #[must_use]
@@ -22,8 +22,14 @@ pub fn default_data_dir() -> PathBuf {
     xdg("XDG_DATA_HOME", ".local/share").join("terrarium")
 }
 
+/// Where the runtime files are, for programs that the supervisor starts: in a user namespace they seem to be root's.
+pub(crate) const RUNTIME_DIR: &str = "TERRARIUM_RUNTIME_DIR";
+
 /// Runtime files. One cluster of a user's runs in a sandbox, so there is one such place.
 fn runtime_dir() -> PathBuf {
+    if let Some(directory) = std::env::var_os(RUNTIME_DIR) {
+        return directory.into();
+    }
     if nix::unistd::geteuid().is_root() {
         return "/run/terrarium".into();
     }
@@ -37,9 +43,6 @@ fn xdg(variable: &str, fallback: &str) -> PathBuf {
     named.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| "/".into()).join(fallback))
 }
 
-/// The layout of the data directory that this program reads and writes.
-const FORMAT: u32 = 1;
-
 /// The paths of one cluster.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -47,12 +50,6 @@ pub struct Layout {
     runtime: PathBuf,
     components: PathBuf,
     images: PathBuf,
-}
-
-/// What says that a directory is terrarium's.
-#[derive(Serialize, Deserialize)]
-struct Marker {
-    format: u32,
 }
 
 impl Layout {
@@ -106,27 +103,17 @@ impl Layout {
     /// # Errors
     /// It holds something else, is of a newer terrarium, or cannot be written.
     pub fn prepare(&self) -> Result<(), Error> {
-        let marker = self.marker();
         if let Some(parent) = self.data.parent() {
             // What lies above, such as /var/lib, is everybody's.
             fs::create_dir_all(parent).map_err(Error::io("make the directory", parent))?;
         }
         make_private(&self.data)?;
-        let refused = |why| Err(Error::DataDir { path: self.data.clone(), why });
-        let format = match self.format()? {
-            // Looked for again: another `up` may have marked it in between.
-            None if self.holds_anything()? => self.format()?,
-            None => {
-                let content = serde_json::to_vec(&Marker { format: FORMAT }).expect("a number becomes JSON");
-                write(&marker, &content)?;
-                Some(FORMAT)
-            }
-            format => format,
-        };
-        match format {
-            Some(FORMAT) => {}
-            Some(_) => return refused("it is of another version of terrarium"),
-            None => return refused("it holds files that are not terrarium's"),
+        // Looked for again: another `up` may have marked it in between.
+        if self.marker()?.is_none() && self.holds_anything()? && self.marker()?.is_none() {
+            return Err(self.foreign());
+        }
+        if self.marker()?.is_none() {
+            self.write_marker(&Marker::new())?;
         }
         for directory in ["etc", "etc/cni", "etc/cni/net.d", "images", "logs", "pki", "store"] {
             make_private(&self.data.join(directory))?;
@@ -138,18 +125,12 @@ impl Layout {
         Ok(())
     }
 
-    fn marker(&self) -> PathBuf {
+    pub(crate) fn marker_path(&self) -> PathBuf {
         self.data.join("terrarium.json")
     }
 
-    /// The format of the data directory; `None` if nothing says that it is ours, 0 if that is unreadable.
-    fn format(&self) -> Result<Option<u32>, Error> {
-        let marker = self.marker();
-        match fs::read(&marker) {
-            Ok(content) => Ok(Some(serde_json::from_slice(&content).map_or(0, |Marker { format }| format))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", &marker)(error)),
-        }
+    fn foreign(&self) -> Error {
+        Error::DataDir { path: self.data.clone(), why: DataDirFault::Foreign }
     }
 
     /// Whether the data directory holds anything but files that are being written.
@@ -190,15 +171,28 @@ impl Layout {
         }
     }
 
-    /// Removes the data directory, if it is ours.
+    /// Removes the data directory, if it is ours. What says so goes last, so that it can be done again after an
+    /// interruption.
     pub(crate) fn purge(&self) -> Result<(), Error> {
         if !self.data.exists() {
             return Ok(());
         }
-        if !self.marker().is_file() {
-            return Err(Error::DataDir { path: self.data.clone(), why: "it holds files that are not terrarium's" });
+        let marker = self.marker_path();
+        if !marker.is_file() && self.holds_anything()? {
+            return Err(self.foreign());
         }
-        fs::remove_dir_all(&self.data).map_err(Error::io("remove", &self.data))
+        for entry in fs::read_dir(&self.data).map_err(Error::io("read", &self.data))? {
+            let path = entry.map_err(Error::io("read", &self.data))?.path();
+            if path != marker {
+                remove(&path)?;
+            }
+        }
+        remove(&marker)?;
+        match fs::remove_dir(&self.data) {
+            // Something is mounted there: the place is not ours to remove.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+            other => other.map_err(Error::io("remove", &self.data)),
+        }
     }
 
     /// A component's program.
@@ -324,12 +318,52 @@ pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
     make.map_err(Error::io("make the directory", path))
 }
 
+/// Removes a file, or a directory with all that is in it; that it is gone already is fine.
+fn remove(path: &Path) -> Result<(), Error> {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    match if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The path without links in as much of it as is there: two names of one directory are the same.
+///
+/// # Errors
+/// It is relative and the working directory is gone.
+pub fn resolved(path: &Path) -> Result<PathBuf, Error> {
+    let path = std::path::absolute(path).map_err(Error::io("find", path))?;
+    let there = path.ancestors().find_map(|ancestor| Some((ancestor, fs::canonicalize(ancestor).ok()?)));
+    Ok(there.map_or_else(
+        || path.clone(),
+        |(ancestor, real)| match path.strip_prefix(ancestor) {
+            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+            _ => real,
+        },
+    ))
+}
+
 /// How the names begin of files that are being written.
-const TEMPORARY: &str = ".terrarium-";
+pub(crate) const TEMPORARY: &str = ".terrarium-";
 
 /// Writes a file that only its owner may read, so that a reader finds all of it or what was there before.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
     write_as(path, content, |_| Ok(()))
+}
+
+/// As [`write`], for what cannot be made again: it is still there after the machine lost its power.
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), Error> {
+    write(path, content)?;
+    sync_directory_of(path).map_err(Error::io("write", path))
+}
+
+/// Makes sure that a file's name is on the disk.
+pub(crate) fn sync_directory_of(path: &Path) -> io::Result<()> {
+    match fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all() {
+        // Some file systems have no such thing (fsync(2)).
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
 }
 
 /// As [`write`], with the file's owner and mode changed by `dress` before anyone sees it.
@@ -362,6 +396,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::ErrorId;
 
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -400,9 +435,8 @@ mod tests {
         let layout = Layout::at(root.path());
         fs::create_dir(layout.data()).unwrap();
         fs::write(layout.data().join("thesis.tex"), "").unwrap();
-        let error = layout.prepare().unwrap_err().to_string();
-        assert!(error.contains("not terrarium's") && error.contains("--data-dir"), "{error}");
-        assert!(layout.purge().is_err());
+        assert_eq!(layout.prepare().unwrap_err().id(), ErrorId::DataDirForeign);
+        assert_eq!(layout.purge().unwrap_err().id(), ErrorId::DataDirForeign);
         assert_eq!(names(layout.data()), ["thesis.tex"]);
     }
 
@@ -419,13 +453,27 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused() {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::at(root.path());
+    fn an_interrupted_purge_can_be_done_again() {
+        let (_root, layout) = Layout::temporary();
+        // All but what says whose it is, and then the rest.
+        for directory in ["etc", "images", "logs", "pki"] {
+            fs::remove_dir_all(layout.data().join(directory)).unwrap();
+        }
+        layout.purge().unwrap();
+        assert!(!layout.data().exists());
         fs::create_dir(layout.data()).unwrap();
-        fs::write(layout.data().join("terrarium.json"), format!("{{\"format\":{}}}", FORMAT + 1)).unwrap();
-        let error = layout.prepare().unwrap_err().to_string();
-        assert!(error.contains("another version"), "{error}");
+        layout.purge().unwrap();
+        assert!(!layout.data().exists());
+    }
+
+    #[test]
+    fn a_directory_is_the_same_through_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(root.path()).unwrap().join("real");
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, root.path().join("link")).unwrap();
+        assert_eq!(resolved(&root.path().join("link")).unwrap(), real);
+        assert_eq!(resolved(&root.path().join("link/not/there")).unwrap(), real.join("not/there"));
     }
 
     #[test]

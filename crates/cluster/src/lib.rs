@@ -5,9 +5,11 @@
 //! directory, the rest in the runtime directory ([`Layout`]). Components outlive the supervisor: a new one finds them
 //! by their records and goes on with them.
 
+mod archive;
 mod component;
 mod config;
 mod error;
+mod error_id;
 mod events;
 mod exec;
 mod forwarder;
@@ -21,10 +23,12 @@ mod launch;
 mod layout;
 mod lifecycle;
 mod logs;
+mod marker;
 mod network;
 mod node;
 mod options;
 mod pki;
+mod preflight;
 mod preparation;
 mod process;
 mod rbac;
@@ -35,13 +39,19 @@ mod runner;
 mod service;
 pub mod status;
 mod stop;
+mod store;
 pub mod supervisor;
+pub mod support;
+mod wishes;
 
-pub use error::{Error, chain};
+pub use error::{DataDirFault, Error, ImageFault, chain};
+pub use error_id::{CLASSES, Class, ErrorId, render as render_errors};
 pub use events::Event;
 pub use exec::exec;
 pub use launch::{RUN_COMPONENT, run_component};
-pub use layout::{Layout, default_data_dir};
+pub use layout::{Layout, default_data_dir, resolved};
 pub use lifecycle::{Outcome, down, refuse_another, revive, running_data_dir, up};
+pub use marker::DEFAULT_API_PORT;
 pub use options::Options;
 pub use preparation::{ComponentPreview, Preview, look_and_plan, preview};
+pub use wishes::Wishes;

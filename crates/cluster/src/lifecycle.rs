@@ -5,15 +5,18 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use terrarium_remedies::Journal;
 
 use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Events, Stage};
 use crate::guardian::{self, Begin};
 use crate::process::{self, ProcessRef, wait_until};
-use crate::{Error, Event, Layout, Options, logs, supervisor};
+use crate::{Error, Event, Layout, Options, Wishes, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -46,42 +49,91 @@ pub enum Outcome {
 /// Brings the cluster up, or waits for one that is coming up already, and tells each event of the start.
 ///
 /// # Errors
-/// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting.
+/// The cluster could not be brought up, or was not up in time; in the latter case it goes on starting. When the user
+/// interrupts the start that this call began, it is undone.
 pub fn up(
     layout: &Layout,
     options: &Options,
-    limit: Duration,
+    wishes: &Wishes<'_>,
     mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome, Error> {
+    let limit = wishes.wait;
     let start = Instant::now();
     refuse_another(layout)?;
     if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
         match events::stage(layout)? {
-            Stage::Starting => return follow(layout, &supervisor, start, limit, on_event),
-            Stage::Up => return Ok(Outcome::WasUp),
-            Stage::Ending if wait_until(limit, || !supervisor.is_alive()) => {}
+            Stage::Starting => {
+                wishes.refuse_changes(layout)?;
+                return follow(layout, &supervisor, start, wishes, on_event);
+            }
+            Stage::Up => {
+                wishes.refuse_changes(layout)?;
+                return Ok(Outcome::WasUp);
+            }
+            Stage::Ending if wait_until(limit, || !supervisor.is_alive() || wishes.is_interrupted()) => {
+                refuse_interrupted(wishes)?;
+            }
             Stage::Ending => {
                 return Err(Error::Timeout { waiting_for: "the last cluster to be taken down".to_owned() });
             }
         }
     }
     layout.prepare()?;
+    if let Some(aside) = wishes.grant(layout)? {
+        on_event(&Event::Warning { message: format!("the store was set aside to {}", aside.display()) });
+    }
+    // Components that outlived their supervisor go on, whatever becomes of this call.
+    let was_there = lives(layout)?;
+    if wishes.is_interrupted() && !was_there {
+        undo_rest(layout);
+    }
+    refuse_interrupted(wishes)?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     let begin = Begin::Start(u64::try_from(since).unwrap_or_default());
     let mut child = guardian::spawn(layout, begin, options, Stdio::null())?;
-    let supervisor = recorded_supervisor(layout, &mut child, start, limit)?;
-    refuse_another(layout)?;
-    let result = follow(layout, &supervisor, start, limit, &mut on_event);
-    if matches!(result, Err(Error::Supervisor(_))) {
-        // The guardian ends with its supervisor, which is undoing what it did: whoever calls `up` again at once must find it done. What it could not undo, and the
+    let result = recorded_supervisor(layout, &mut child, start, wishes).and_then(|supervisor| {
+        refuse_another(layout)?;
+        follow(layout, &supervisor, start, wishes, &mut on_event)
+    });
+    let is_anothers =
+        || process::recorded(layout, GUARDIAN).is_some_and(|other| other.pid.cast_unsigned() != child.id());
+    if matches!(result, Err(Error::Interrupted { .. })) && !was_there && !is_anothers() {
+        on_event(&Event::Stopping);
+        // The guardian first, lest it starts another supervisor; one that has no record yet goes with it. What a supervisor
+        // could not undo so early is undone below.
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        let _ = child.wait();
+        if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+            supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
+        }
+        undo_rest(layout);
+        return Err(Error::Interrupted { what_now: "the start was undone" });
+    }
+    if matches!(result, Ok(Outcome::CameUp)) {
+        // What it is for can wait for the next `up`, where the disk is full.
+        let _ = layout.set_was_up(true);
+    }
+    if matches!(result, Err(Error::Supervisor { .. })) {
+        // The guardian ends with its supervisor, which is undoing what it did: whoever calls `up` again at once must find it
+        // done. What it could not undo, and the
         // runtime directory, the next `down` would remove; the error to tell is that of the start.
         let _ = child.wait();
-        // Not by `down` itself: that would end the supervisor of another `up` that came in between.
-        if let Ok(lock) = supervisor::lock(layout) {
-            let _ = remove_rest(layout, lock);
-        }
+        undo_rest(layout);
     }
     result
+}
+
+/// Undoes what a supervisor that ended could not.
+fn undo_rest(layout: &Layout) {
+    // Not by `down` itself: that would end the supervisor of another `up` that came in between.
+    if let Ok(lock) = supervisor::lock(layout) {
+        let _ = remove_rest(layout, lock);
+    }
+}
+
+fn refuse_interrupted(wishes: &Wishes<'_>) -> Result<(), Error> {
+    let interrupted = Error::Interrupted { what_now: "the cluster goes on with what it was doing" };
+    if wishes.is_interrupted() { Err(interrupted) } else { Ok(()) }
 }
 
 /// Waits for the supervisor's record. Where another `up` was quicker, it is of that one's supervisor, and `child` ends when
@@ -90,17 +142,25 @@ fn recorded_supervisor(
     layout: &Layout,
     child: &mut Child,
     start: Instant,
-    limit: Duration,
+    wishes: &Wishes<'_>,
 ) -> Result<ProcessRef, Error> {
     loop {
+        refuse_interrupted(wishes)?;
         let has_ended = matches!(child.try_wait(), Ok(Some(_)));
         if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
             return Ok(supervisor);
         }
         if has_ended {
+            // It failed at once, and has said why.
+            let guardian = process::last_recorded(layout, GUARDIAN);
+            if guardian.is_some_and(|guardian| guardian.pid == child.id().cast_signed())
+                && let Some(supervisor) = process::last_recorded(layout, SUPERVISOR)
+            {
+                return Ok(supervisor);
+            }
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
-        if start.elapsed() >= limit {
+        if start.elapsed() >= wishes.wait {
             return Err(Error::Timeout { waiting_for: SUPERVISOR.to_owned() });
         }
         std::thread::sleep(NEWS_INTERVAL);
@@ -113,10 +173,13 @@ fn recorded_supervisor(
 /// One runs with another data directory than the layout's, or what there is cannot be read.
 pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
     let Some(data_dir) = running_data_dir(layout).filter(|data_dir| data_dir != layout.data()) else { return Ok(()) };
-    let is_there = process::recorded(layout, SUPERVISOR).is_some()
-        || Journal::open(&layout.journal())?
-            .is_some_and(|journal| journal.members().is_ok_and(|members| !members.is_empty()));
-    if is_there { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
+    if lives(layout)? { Err(Error::AlreadyRunning { data_dir }) } else { Ok(()) }
+}
+
+/// Whether anything of a cluster runs.
+fn lives(layout: &Layout) -> Result<bool, Error> {
+    let is_inhabited = |journal: Journal| journal.members().is_ok_and(|members| !members.is_empty());
+    Ok(process::recorded(layout, SUPERVISOR).is_some() || Journal::open(&layout.journal())?.is_some_and(is_inhabited))
 }
 
 /// Tells the events of a start until it ends. A supervisor that is killed meanwhile is followed by the one that its guardian
@@ -125,15 +188,15 @@ fn follow(
     layout: &Layout,
     supervisor: &ProcessRef,
     start: Instant,
-    limit: Duration,
+    wishes: &Wishes<'_>,
     mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome, Error> {
     let mut supervisor = supervisor.clone();
     loop {
-        match follow_one(layout, &supervisor, start, limit, &mut on_event) {
+        match follow_one(layout, &supervisor, start, wishes, &mut on_event) {
             Err(Error::SupervisorDied { log }) => {
-                supervisor =
-                    successor(layout, limit.saturating_sub(start.elapsed())).ok_or(Error::SupervisorDied { log })?;
+                let limit = wishes.wait.saturating_sub(start.elapsed());
+                supervisor = successor(layout, limit).ok_or(Error::SupervisorDied { log })?;
             }
             other => return other,
         }
@@ -156,7 +219,7 @@ fn follow_one(
     layout: &Layout,
     supervisor: &ProcessRef,
     start: Instant,
-    limit: Duration,
+    wishes: &Wishes<'_>,
     mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome, Error> {
     let mut events = Events::open(layout)?;
@@ -173,7 +236,7 @@ fn follow_one(
                 Event::Restarting { .. } | Event::Warning { .. } => {}
                 Event::Up { .. } => return Ok(Outcome::CameUp),
                 Event::Stopping => is_stopping = true,
-                Event::Failed { message } => return Err(Error::Supervisor(message)),
+                Event::Failed { message, id } => return Err(Error::Supervisor { message, id }),
             }
         }
         if !supervisor_lives && is_stopping {
@@ -182,7 +245,8 @@ fn follow_one(
         if !supervisor_lives {
             return Err(Error::SupervisorDied { log: logs::tail(layout, SUPERVISOR, 10) });
         }
-        if start.elapsed() >= limit {
+        refuse_interrupted(wishes)?;
+        if start.elapsed() >= wishes.wait {
             return Err(Error::Timeout { waiting_for: pending.join(", ") });
         }
         std::thread::sleep(NEWS_INTERVAL);
@@ -199,12 +263,19 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
     let mut was_running = false;
     if layout.runtime().exists() {
         let start = Instant::now();
+        let mut stopped = None;
         let lock = loop {
             // First, lest it starts the supervisor again that is stopped next.
             stop_guardian(layout)?;
             if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+                // An `up` that waited for the end has begun another cluster since: that one nobody asked to end.
+                if stopped.as_ref().is_some_and(|stopped| *stopped != supervisor) {
+                    let data_dir = layout.data().to_owned();
+                    return if purge { Err(Error::AlreadyRunning { data_dir }) } else { Ok(true) };
+                }
                 was_running = true;
                 supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
+                stopped = Some(supervisor);
             }
             match supervisor::lock(layout) {
                 Ok(lock) => break lock,
@@ -239,7 +310,9 @@ pub fn revive(layout: &Layout) -> Result<bool, Error> {
         return Ok(false);
     }
     let mut child = guardian::spawn(layout, Begin::Resume, &Options::default(), Stdio::null())?;
-    recorded_supervisor(layout, &mut child, Instant::now(), REVIVAL_LIMIT)?;
+    let never = AtomicBool::new(false);
+    let wishes = Wishes { wait: REVIVAL_LIMIT, api_port: None, reset_store: false, interrupted: &never };
+    recorded_supervisor(layout, &mut child, Instant::now(), &wishes)?;
     Ok(true)
 }
 
@@ -258,9 +331,11 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+
     use terrarium_remedies::Isolation;
 
     use super::*;
+    use crate::ErrorId;
     use crate::events::Progress;
 
     fn sleeper() -> (Child, ProcessRef) {
@@ -277,13 +352,18 @@ mod tests {
     }
 
     /// What `follow` says of a start that wrote these events, at once.
-    fn followed(supervisor: &ProcessRef, events: &[Event]) -> (Result<Outcome, Error>, Vec<Event>) {
+    fn followed(
+        supervisor: &ProcessRef,
+        events: &[Event],
+        interrupted: &AtomicBool,
+    ) -> (Result<Outcome, Error>, Vec<Event>) {
         let (_root, layout) = Layout::temporary();
         let progress = Progress::create(&layout, Instant::now()).unwrap();
         events.iter().for_each(|event| progress.report(event));
         fs::write(layout.log(SUPERVISOR), "last words\n").unwrap();
         let mut told = Vec::new();
-        let result = follow(&layout, supervisor, Instant::now(), Duration::ZERO, |event| told.push(event.clone()));
+        let wishes = Wishes { wait: Duration::ZERO, api_port: None, reset_store: false, interrupted };
+        let result = follow(&layout, supervisor, Instant::now(), &wishes, |event| told.push(event.clone()));
         (result, told)
     }
 
@@ -294,21 +374,27 @@ mod tests {
         let begun = [started("containerd"), ready, started("kubelet"), started("images")];
         let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
 
-        let (result, told) = followed(&own, &begun);
+        let never = AtomicBool::new(false);
+        let (result, told) = followed(&own, &begun, &never);
         assert!(matches!(result, Err(Error::Timeout { waiting_for }) if waiting_for == "kubelet, images"));
         assert_eq!(told, begun);
 
-        let (result, _) = followed(&dead(), &begun);
+        let (result, _) = followed(&own, &begun, &AtomicBool::new(true));
+        assert!(matches!(result, Err(Error::Interrupted { .. })));
+
+        let (result, _) = followed(&dead(), &begun, &never);
         assert!(matches!(result, Err(Error::SupervisorDied { log }) if log.contains("last words")));
 
-        let (result, _) = followed(&dead(), &[Event::Stopping]);
+        let (result, _) = followed(&dead(), &[Event::Stopping], &never);
         assert!(matches!(result, Err(Error::TakenDown)));
 
-        let (result, _) = followed(&dead(), &[Event::Stopping, Event::Failed { message: "no disk".to_owned() }]);
-        assert!(matches!(result, Err(Error::Supervisor(why)) if why == "no disk"));
+        let failed = Event::Failed { message: "no disk".to_owned(), id: ErrorId::NoSpace };
+        let (result, _) = followed(&dead(), &[Event::Stopping, failed], &never);
+        let error = result.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.id()), ("no disk", ErrorId::NoSpace));
 
         // That it ended since is the next command's business.
-        let (result, _) = followed(&dead(), &[Event::Up { seconds: 9.0 }]);
+        let (result, _) = followed(&dead(), &[Event::Up { seconds: 9.0 }], &never);
         assert!(result.is_ok());
     }
 
@@ -322,7 +408,7 @@ mod tests {
         let own = ProcessRef::of(std::process::id().cast_signed()).unwrap();
         process::record(&layout, SUPERVISOR, &own).unwrap();
         let error = refuse_another(&layout).unwrap_err().to_string();
-        assert!(error.contains("/other") && error.contains("terrarium down"), "{error}");
+        assert!(error.contains("/other"), "{error}");
 
         // Its supervisor was killed; what it mounted and started is still there.
         fs::remove_file(layout.record(SUPERVISOR)).unwrap();

@@ -1,6 +1,4 @@
-//! What this machine is as a node: its name and its address.
-
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+//! What this machine is called as a node.
 
 /// The longest name that is also a label's value (kubernetes.io/hostname), in bytes.
 const NAME_LIMIT: usize = 63;
@@ -22,34 +20,6 @@ fn sanitized(host: &str) -> String {
     let labels: Vec<&str> =
         name.split('.').map(|label| label.trim_matches('-')).filter(|label| !label.is_empty()).collect();
     if labels.is_empty() { "node".to_owned() } else { labels.join(".") }
-}
-
-/// The node's address: the one that the default route sends from, else the first that is not loopback.
-pub(crate) fn address() -> Option<Ipv4Addr> {
-    from_default_route().or_else(from_interfaces)
-}
-
-fn from_default_route() -> Option<Ipv4Addr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // Connecting a UDP socket sends nothing; it chooses a route. The address is one of documentation's (RFC 5737).
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    match socket.local_addr().ok()? {
-        SocketAddr::V4(address) => usable(*address.ip()),
-        SocketAddr::V6(_) => None,
-    }
-}
-
-fn from_interfaces() -> Option<Ipv4Addr> {
-    nix::ifaddrs::getifaddrs().ok()?.find_map(|interface| {
-        match IpAddr::from(interface.address?.as_sockaddr_in()?.ip()) {
-            IpAddr::V4(address) => usable(address),
-            IpAddr::V6(_) => None,
-        }
-    })
-}
-
-fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
-    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
 #[cfg(test)]

@@ -5,17 +5,19 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    PublicKeyData as _, SanType,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::time::ASN1Time;
 
-use crate::layout::write;
+use crate::layout::{write, write_durably};
 use crate::{Error, Layout};
 
 /// How long the CA lasts: ten years, as kubeadm's does.
@@ -100,10 +102,11 @@ pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(
     let ca = ca_params();
     if is_new {
         let signed = ca.self_signed(&ca_key).map_err(Error::Certificate)?;
-        write(&certificate, signed.pem().as_bytes())?;
+        write_durably(&certificate, signed.pem().as_bytes())?;
     }
     let public = durable_key(layout, SERVICE_ACCOUNT)?.public_key_pem();
     write(&layout.pki(SERVICE_ACCOUNT_PUBLIC), public.as_bytes())?;
+    check_ca(&certificate, &ca_key)?;
     let issuer = Issuer::new(ca, ca_key);
 
     let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -141,6 +144,26 @@ pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(
     write(&Issued::path(layout), &serde_json::to_vec(&issued).expect("names and numbers become JSON"))
 }
 
+/// Makes sure that clients would take a certificate of this CA.
+fn check_ca(path: &Path, key: &KeyPair) -> Result<(), Error> {
+    let refused = |why: &str| Error::Ca { path: path.to_owned(), why: why.to_owned() };
+    let content = fs::read(path).map_err(Error::io("read", path))?;
+    let (_, pem) = parse_x509_pem(&content).map_err(|_| refused("it is no PEM file"))?;
+    let ca = pem.parse_x509().map_err(|_| refused("it holds no certificate"))?;
+    if ca.public_key().raw != key.subject_public_key_info() {
+        return Err(refused("it is of another key"));
+    }
+    let now = ASN1Time::now();
+    let (from, until) = (ca.validity().not_before, ca.validity().not_after);
+    if now < from {
+        return Err(Error::NotYetValid { path: path.to_owned(), from: from.to_string(), now: now.to_string() });
+    }
+    if now > until {
+        return Err(Error::Expired { path: path.to_owned(), until: until.to_string(), now: now.to_string() });
+    }
+    Ok(())
+}
+
 fn issue_leaf(layout: &Layout, issuer: &Issuer<'_, KeyPair>, leaf: &Leaf<'_>, lifetime: Duration) -> Result<(), Error> {
     let mut params = params(leaf.common_name, lifetime);
     if let Some(organization) = leaf.organization {
@@ -172,7 +195,7 @@ fn durable_key(layout: &Layout, name: &str) -> Result<KeyPair, Error> {
         return KeyPair::from_pem(&pem).map_err(|source| Error::Key { path, source });
     }
     let key = KeyPair::generate().map_err(Error::Certificate)?;
-    write(&path, key.serialize_pem().as_bytes())?;
+    write_durably(&path, key.serialize_pem().as_bytes())?;
     Ok(key)
 }
 
@@ -199,13 +222,12 @@ mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use rcgen::PublicKeyData as _;
-
     use tempfile::TempDir;
     use x509_parser::pem::Pem;
     use x509_parser::prelude::*;
 
     use super::*;
+    use crate::ErrorId;
 
     fn issued() -> (TempDir, Layout) {
         let (root, layout) = Layout::temporary();
@@ -316,6 +338,39 @@ mod tests {
             let verified = leaf.parse_x509().unwrap().verify_signature(Some(ca.parse_x509().unwrap().public_key()));
             verified.unwrap_or_else(|error| panic!("after the loss of {lost}: {error}"));
         }
+    }
+
+    /// Puts a CA of the same key in place that is valid from and until so many days from now.
+    fn put_ca(layout: &Layout, days: [i64; 2]) {
+        let mut params = ca_params();
+        [params.not_before, params.not_after] =
+            days.map(|days| OffsetDateTime::now_utc() + ::time::Duration::days(days));
+        let signed = params.self_signed(&durable_key(layout, CA).unwrap()).unwrap();
+        fs::write(key_files(layout, CA).certificate, signed.pem()).unwrap();
+    }
+
+    #[test]
+    fn a_ca_that_no_client_would_take_is_said_and_kept() {
+        let (_root, layout) = issued();
+        let path = key_files(&layout, CA).certificate;
+        for (days, id) in
+            [([-2, -1], ErrorId::CertificateExpired), ([1, 2], ErrorId::ClockWrong), ([-2, 2], ErrorId::Failed)]
+        {
+            put_ca(&layout, days);
+            let before = fs::read(&path).unwrap();
+            let error = again(&layout).err();
+            assert_eq!(error.as_ref().map_or(ErrorId::Failed, Error::id), id, "{error:?}");
+            assert_eq!(fs::read(&path).unwrap(), before);
+        }
+        fs::write(&path, fs::read(key_files(&layout, ADMIN).certificate).unwrap()).unwrap();
+        assert_eq!(again(&layout).unwrap_err().id(), ErrorId::KeyCorrupt);
+        fs::write(&path, "torn").unwrap();
+        assert_eq!(again(&layout).unwrap_err().id(), ErrorId::KeyCorrupt);
+        // The way out that the hint tells: the same key, so that whoever trusts it need not be told.
+        let key = fs::read(key_files(&layout, CA).key).unwrap();
+        fs::remove_file(&path).unwrap();
+        again(&layout).unwrap();
+        assert_eq!(fs::read(key_files(&layout, CA).key).unwrap(), key);
     }
 
     #[test]

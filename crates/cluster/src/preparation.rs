@@ -1,15 +1,13 @@
 //! From a look at the sandbox to a plan for it.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
-use terrarium_gaps::{GapId, Place, Report};
+use terrarium_gaps::{Blocks, GapId, Place, Report};
 use terrarium_remedies::{Choice, NODE_ADDRESS, Plan, Site, plan};
 
 use crate::component::{self, CommandLine, Spec};
-use crate::{Error, Layout, Options, node};
+use crate::{Error, Layout, Options};
 
 /// Looks at the sandbox and plans for it, with what remedies need in `runtime_dir`. Changes nothing.
 ///
@@ -21,7 +19,7 @@ pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> 
         Some(Choice::Nothing) => terrarium_probes::probe_in(layout.data(), Place::MountNamespace)?,
         None => terrarium_probes::probe(layout.data())?,
     };
-    let plan = plan(&report, &options.remedies, &site(runtime_dir)?);
+    let plan = plan(&report, &options.remedies, &Site { runtime_dir: runtime_dir.to_owned() });
     Ok((report, plan))
 }
 
@@ -62,7 +60,8 @@ pub struct ComponentPreview {
 pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     let plan =
         if options.control_plane_only { Plan::nothing() } else { look_and_plan(layout, options, layout.runtime())?.1 };
-    let spec = Spec::new(layout, node::address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect());
+    let spec =
+        Spec::new(layout, terrarium_cni::node_address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect())?;
     let components = component::components(&spec, options)?;
     let components = components.iter().map(|component| ComponentPreview {
         name: component.name,
@@ -73,16 +72,15 @@ pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     Ok(Preview { plan, components })
 }
 
-/// Fails where the plan leaves a gap that keeps Pods from running, unless the user wants it so.
+/// What the user must know of a plan that is carried out: why no Pod will run.
+pub(crate) fn warning(plan: &Plan) -> Option<String> {
+    let open: Vec<_> =
+        plan.open.iter().filter(|open| open.blocks >= Blocks::Pods).map(|open| open.gap.to_string()).collect();
+    (!open.is_empty()).then(|| format!("Pods cannot run here ({}); see `terrarium doctor`", open.join(", ")))
+}
+
+/// Fails where the plan leaves a gap that keeps the node from starting, unless the user wants it so.
 pub(crate) fn refuse_obstacles(plan: &Plan) -> Result<(), Error> {
     let obstacles: Vec<_> = plan.obstacles().cloned().collect();
     if obstacles.is_empty() { Ok(()) } else { Err(Error::Obstacles(obstacles)) }
-}
-
-fn site(runtime_dir: &Path) -> Result<Site, Error> {
-    let source = "/dev/urandom";
-    let mut random = [0; 16];
-    File::open(source).and_then(|mut file| file.read_exact(&mut random)).map_err(Error::io("read", source))?;
-    let machine_id = format!("{:032x}", u128::from_be_bytes(random));
-    Ok(Site { runtime_dir: runtime_dir.to_owned(), machine_id })
 }

@@ -91,8 +91,12 @@ pub(crate) fn record(layout: &Layout, name: &str, process: &ProcessRef) -> Resul
 
 /// The process that a component was last noted to be, if it still runs.
 pub(crate) fn recorded(layout: &Layout, name: &str) -> Option<ProcessRef> {
-    let process: ProcessRef = serde_json::from_slice(&fs::read(layout.record(name)).ok()?).ok()?;
-    process.is_alive().then_some(process)
+    last_recorded(layout, name).filter(ProcessRef::is_alive)
+}
+
+/// The process that a component was last noted to be, whether it still runs or not.
+pub(crate) fn last_recorded(layout: &Layout, name: &str) -> Option<ProcessRef> {
+    serde_json::from_slice(&fs::read(layout.record(name)).ok()?).ok()
 }
 
 #[cfg(test)]

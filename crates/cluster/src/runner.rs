@@ -7,19 +7,24 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kube::Client;
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use crate::component::{Component, Name, Runs, SERVER, Step};
 use crate::events::Progress;
 use crate::guardian::Ward;
+use crate::history::History;
 use crate::service::{self, Running, Service};
 use crate::{Error, Event, Layout, forwarder, known, launch, logs, readiness, renewal};
 
 /// How often logs are looked at for their size.
 const ROTATION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long to wait before a task's command is tried again.
+const STEP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often is looked whether the guardian lives.
 const GUARDIAN_INTERVAL: Duration = Duration::from_secs(2);
@@ -37,13 +42,15 @@ pub(crate) struct Shared {
     events: mpsc::UnboundedSender<Event>,
 }
 
-/// Runs the components until a signal says stop, or one of them turns out not to start.
+/// Runs the components until a signal says stop, or one of them turns out not to start. The signals that were `blocked` up
+/// to now are taken.
 pub(crate) fn run(
     layout: &Layout,
     progress: &Progress,
     components: Vec<Component>,
     mut guardian: Ward,
     listener: Option<TcpListener>,
+    blocked: SigSet,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -70,6 +77,9 @@ pub(crate) fn run(
 
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "the supervisor"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // What came before goes to the streams now.
+        let unmasked = |errno: nix::Error| Error::io("take the signals of", "the supervisor")(errno.into());
+        blocked.thread_unblock().map_err(unmasked)?;
         let mut rotation = interval(ROTATION_INTERVAL);
         let mut watch_over_guardian = interval(GUARDIAN_INTERVAL);
         let mut certificates = interval(renewal::interval());
@@ -133,20 +143,40 @@ async fn run_component(shared: Rc<Shared>, component: Component) {
     }
 }
 
+/// Runs the commands of a task, unless they ran already since the cluster started: under an earlier supervisor, then.
 async fn run_task(shared: &Shared, name: Name, steps: &[Step]) -> Result<(), Error> {
-    for Step { command, essential } in steps {
-        let log_start = logs::length(&shared.layout, name);
-        let why = Running::of(launch::step(&shared.layout, name, command)?).ended().await;
-        if why.is_success() {
-            continue;
+    let mut history = History::load(&shared.layout, name);
+    if !history.was_ready {
+        for step in steps {
+            run_step(shared, name, step).await?;
         }
-        if *essential {
-            return Err(shared.failed(name, why.to_string(), log_start));
-        }
-        let subject = command.args.last().map_or(name, String::as_str);
-        shared.warn(format!("{subject}: {why}; it is left out, see `terrarium logs {name}`"));
+        history.ready(&shared.layout, name);
     }
     shared.is_ready(name);
+    Ok(())
+}
+
+/// Runs a command to its end; one that the cluster cannot do without is tried again, since what it talks to may have been
+/// started again meanwhile.
+async fn run_step(shared: &Shared, name: Name, step: &Step) -> Result<(), Error> {
+    const ATTEMPTS: u32 = 3;
+    let log_start = logs::length(&shared.layout, name);
+    for attempt in 1.. {
+        let why = Running::of(launch::step(&shared.layout, name, &step.command)?).ended().await;
+        if why.is_success() {
+            break;
+        }
+        if !step.essential {
+            let subject = step.command.args.last().map_or(name, String::as_str);
+            shared.warn(format!("{subject}: {why}; it is left out, see `terrarium logs {name}`"));
+            break;
+        }
+        if attempt == ATTEMPTS {
+            return Err(shared.failed(name, why.to_string(), log_start));
+        }
+        tracing::warn!("{name}: {why}; it is tried again");
+        sleep(STEP_INTERVAL).await;
+    }
     Ok(())
 }
 

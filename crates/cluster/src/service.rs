@@ -116,10 +116,11 @@ async fn live(
     }
 }
 
-/// Asks after the usual while whether it is well.
+/// Asks whether it is well, and returns the answer when it is time for the next question.
 async fn ask(shared: &Shared, service: &Service<'_>) -> bool {
-    sleep(health::INTERVAL).await;
-    health::answers(service.ready, &shared.client()).await
+    let client = shared.client();
+    let (answered, ()) = tokio::join!(health::answers(service.ready, &client), sleep(health::INTERVAL));
+    answered
 }
 
 /// Notes an answer or that there was none; returns why the service must be started again, if it must.

@@ -8,6 +8,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
 use terrarium_remedies::{Isolation, Journal, NODE_ADDRESS, Plan, namespace};
 
 use crate::component::{self, Component, SUPERVISOR, Spec};
@@ -15,7 +17,7 @@ use crate::config;
 use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, Options, forwarder, node, preparation, runner, stop};
+use crate::{Error, Event, Layout, Options, forwarder, preflight, preparation, runner, stop};
 
 /// How often is looked whether the lock is free.
 const LOCK_INTERVAL: Duration = Duration::from_millis(40);
@@ -44,6 +46,12 @@ pub fn run(layout: &Layout, call: Call) -> Result<(), Error> {
     // Away from the terminal of whoever called `up`: neither its Ctrl-C nor its end is for the cluster. It fails for
     // who leads a group of processes already, called by hand from a shell: then that is what was asked for.
     let _ = nix::unistd::setsid();
+    // Up to its record nobody else could find it to end it.
+    let alone = |errno: nix::Error| Error::io("be told of the end of", "the guardian")(errno.into());
+    prctl::set_pdeathsig(Signal::SIGTERM).map_err(alone)?;
+    if call.guardian.is_some_and(|guardian| nix::unistd::getppid().as_raw() != guardian) {
+        return Ok(());
+    }
     let _lock = wait_for_lock(layout)?;
     if call.resume && !layout.data_dir_note().exists() {
         // A `down` that held the lock was quicker.
@@ -54,15 +62,25 @@ pub fn run(layout: &Layout, call: Call) -> Result<(), Error> {
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
     let progress = Progress::create(layout, call.start)?;
     crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
+    // A signal that comes before it can be answered waits: dying half-way through the remedies would leave to others
+    // what only this mount namespace can undo.
+    let masked = |errno: nix::Error| Error::io("block the signals of", "the supervisor")(errno.into());
+    end_signals().thread_block().map_err(masked)?;
     // The last one: who finds the record finds what belongs to it.
     process::record(layout, SUPERVISOR, &own)?;
+    prctl::set_pdeathsig(None).map_err(masked)?;
     let guardian = Ward::begin(layout, call.guardian);
     let options = if call.resume { Options::kept(layout)? } else { call.options };
     let result = bring_up_and_serve(layout, &options, &progress, guardian);
     if let Err(error) = &result {
-        progress.report(&Event::Failed { message: crate::error::chain(error) });
+        progress.report(&Event::Failed { message: crate::error::chain(error), id: error.id() });
     }
     result
+}
+
+/// The signals that ask for the end.
+fn end_signals() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM].into_iter().collect()
 }
 
 /// Takes down a cluster whose supervisor is gone, under its lock. Call it before the process has a second thread.
@@ -121,12 +139,15 @@ fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut
     const STEP: &str = "remedies";
     progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
     let mut ground = Ground::find_or_make(layout, asked)?;
+    if let Some(message) = ground.plan.as_ref().and_then(preparation::warning) {
+        progress.report(&Event::Warning { message });
+    }
     if let Some(listener) = &ground.listener {
         guardian.carry(listener);
     }
     let result = components(layout, &mut ground).and_then(|components| {
         progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
-        runner::run(layout, progress, components, guardian, ground.listener)
+        runner::run(layout, progress, components, guardian, ground.listener, end_signals())
     });
     progress.report(&Event::Stopping);
     let stopped = stop::stop_cluster(layout, Some(ground.journal));
@@ -155,9 +176,10 @@ impl Ground {
         }
         stop::stop_cluster(layout, leftover)?;
         layout.prepare()?;
+        preflight::check(layout, asked)?;
         let plan = preparation::plan_start(layout, asked)?;
         asked.keep(layout)?;
-        let listener = forwarder::listen(plan.isolation)?;
+        let listener = forwarder::listen(plan.isolation, layout.api_port()?)?;
         namespace::enter_new(plan.isolation)?;
         let journal = Journal::create(&layout.journal(), plan.isolation)?;
         Ok(Self { journal, options: asked.clone(), plan: Some(plan), listener })
@@ -173,7 +195,7 @@ fn join(layout: &Layout, journal: &Journal) -> Result<Option<Option<TcpListener>
     if journal.members().is_ok_and(|members| members.is_empty()) {
         return Ok(None);
     }
-    let listener = forwarder::listen(journal.isolation())?;
+    let listener = forwarder::listen(journal.isolation(), layout.api_port()?)?;
     Ok(journal.join()?.then_some(listener))
 }
 
@@ -185,8 +207,8 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     }
     // Nobody is ever sent to a control plane without a node.
     let fallback = options.control_plane_only.then_some(NODE_ADDRESS);
-    let address = node::address().or(fallback).ok_or(Error::NoAddress)?;
-    let spec = Spec::new(layout, address, journal.settings().cloned().collect());
+    let address = terrarium_cni::node_address().or(fallback).ok_or(Error::NoAddress)?;
+    let spec = Spec::new(layout, address, journal.settings().cloned().collect())?;
     if plan.is_some() {
         config::write_all(&spec)?;
     }

@@ -122,7 +122,12 @@ impl Egress {
 
 /// Removes our rules, whoever's they are. `Ok(false)` if there are none.
 pub fn remove() -> Result<bool, EgressError> {
-    NatTable::open()?.change(|table| Ok(table.remove_chain(POSTROUTING, CHAIN)?))
+    let nat = NatTable::open()?;
+    // Looked at without the lock: where there is nothing to remove, its file need not be made.
+    if nat.read()?.0.chain(CHAIN).is_none() {
+        return Ok(false);
+    }
+    nat.change(|table| Ok(table.remove_chain(POSTROUTING, CHAIN)?))
 }
 
 /// The source address of the default route: what the kernel would send from to an address outside. Nothing is sent.

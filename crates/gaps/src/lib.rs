@@ -21,6 +21,8 @@ pub use table::TABLE;
 pub enum GapId {
     /// The right to mount and to make namespaces is missing.
     Privileges,
+    /// A user namespace can have only one user and one group.
+    MappedIds,
     /// Files under /proc/sys are absent or read-only.
     ProcSys,
     /// Nothing is mounted on /sys/fs/cgroup.
@@ -88,6 +90,20 @@ pub struct Remedy {
     pub built: bool,
 }
 
+/// What cannot be while a gap is open.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Blocks {
+    /// It only narrows what can be done.
+    Nothing,
+    /// No Pod runs.
+    Pods,
+    /// The node does not start.
+    Node,
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct Gap {
@@ -97,8 +113,8 @@ pub struct Gap {
     pub missing: &'static str,
     /// What breaks without a remedy, with the message that users see.
     pub breaks: &'static str,
-    /// Whether Pods cannot run while the gap is open.
-    pub blocks_pods: bool,
+    /// What cannot be while the gap is open.
+    pub blocks: Blocks,
     /// What the user could change in the sandbox so that the gap goes away, or should know of it.
     pub hint: &'static str,
     /// The ladder, cheapest first.

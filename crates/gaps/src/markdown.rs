@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{Gap, Remedy, Rung};
+use crate::{Blocks, Gap, Remedy, Rung};
 
 /// Renders the table as the Markdown page `docs/gaps.md`.
 #[must_use]
@@ -12,12 +12,12 @@ pub fn render(table: &[Gap]) -> String {
          Generated from `crates/gaps/src/table.rs` by `UPDATE_DOCS=1 cargo test -p terrarium-gaps`; do not edit.\n\n\
          `terrarium doctor` says which of them the sandbox at hand has, and what terrarium does about each; the report behind\n\
          it is described by [report.schema.json](report.schema.json). A rung in *italics* was measured to work and is not\n\
-         built yet. No Pod runs while a gap in **bold** is open.\n\n\
+         built yet. While one in **bold** is open the node does not start, or no Pod runs.\n\n\
          | gap | what is missing | what breaks | remedies, cheapest first | hint |\n|---|---|---|---|---|\n",
     );
     for gap in table {
         let remedies: Vec<String> = gap.remedies.iter().map(remedy).collect();
-        let name = if gap.blocks_pods { format!("**`{}`**", gap.id) } else { format!("`{}`", gap.id) };
+        let name = if gap.blocks > Blocks::Nothing { format!("**`{}`**", gap.id) } else { format!("`{}`", gap.id) };
         let Gap { missing, breaks, hint, .. } = gap;
         writeln!(page, "| {name} | {missing} | {breaks} | {} | {hint} |", remedies.join("<br>"))
             .expect("a String takes every write");

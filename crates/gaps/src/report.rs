@@ -249,6 +249,8 @@ impl Report {
         };
         match gap {
             GapId::Privileges => failure(&self.rights.mount_namespace),
+            GapId::MappedIds => (self.rights.place == Place::UserNamespace && self.rights.mappable_ids == 1)
+                .then(|| format!("only user {} and group {} can be mapped", self.rights.uid, self.rights.gid)),
             GapId::ProcSys => {
                 let all: Vec<_> = self
                     .sysctls

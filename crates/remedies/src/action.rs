@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,11 @@ pub enum Action {
         path: PathBuf,
         /// What it holds.
         content: String,
+    },
+    /// Makes a file with a new machine ID (machine-id(5)): a file once it is to be done.
+    CreateMachineId {
+        /// Its path; the parent exists.
+        path: PathBuf,
     },
     /// Writes a sysctl.
     Sysctl {
@@ -106,8 +111,8 @@ pub enum Setting {
 impl Action {
     /// What a planned action comes to now, as it is journalled: a directory is made with those above it that are missing,
     /// a sysctl that has its value stays, one that has not is known by the value that it had.
-    pub(crate) fn resolve(&self) -> Vec<Self> {
-        match self {
+    pub(crate) fn resolve(&self) -> io::Result<Vec<Self>> {
+        Ok(match self {
             Self::CreateDir { path } => {
                 let mut missing: Vec<_> = path
                     .ancestors()
@@ -121,8 +126,14 @@ impl Action {
                 Ok(before) if before == *value => Vec::new(),
                 before => vec![Self::Sysctl { path: path.clone(), value: value.clone(), before: before.ok() }],
             },
+            Self::CreateMachineId { path } => {
+                let mut random = [0; 16];
+                fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+                let content = format!("{:032x}\n", u128::from_be_bytes(random));
+                vec![Self::CreateFile { path: path.clone(), content }]
+            }
             other => vec![other.clone()],
-        }
+        })
     }
 
     /// The setting of a component that it is.
@@ -176,7 +187,8 @@ impl Action {
                 nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                     .map_err(Into::into)
             }
-            Self::Configure(_) => Ok(()),
+            // Resolved before it is done.
+            Self::CreateMachineId { .. } | Self::Configure(_) => Ok(()),
         }
     }
 
@@ -215,7 +227,7 @@ impl Action {
                 }
                 Ok(())
             }
-            Self::Configure(_) => Ok(()),
+            Self::CreateMachineId { .. } | Self::Configure(_) => Ok(()),
         }
     }
 
@@ -257,6 +269,7 @@ impl fmt::Display for Action {
             Self::CreateDir { path } => write!(f, "make the directory {}", path.display()),
             Self::Cgroup { path } => write!(f, "make the cgroup {}", path.display()),
             Self::CreateFile { path, .. } => write!(f, "make the file {}", path.display()),
+            Self::CreateMachineId { path } => write!(f, "make a machine ID in {}", path.display()),
             Self::Address { address } => write!(f, "give the loopback device the address {address}"),
             Self::Sysctl { path, value, .. } => write!(f, "write {value} to {}", path.display()),
             Self::Mount { fstype, target, .. } => write!(f, "mount {fstype} on {}", target.display()),

@@ -433,8 +433,8 @@ impl Remedy for MachineId {
         gap(GapId::MachineId, Rung::Mount)
     }
 
-    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(vec![Action::CreateFile { path: MACHINE_ID.into(), content: format!("{}\n", input.site.machine_id) }])
+    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
+        Ok(vec![Action::CreateMachineId { path: MACHINE_ID.into() }])
     }
 
     fn verify(&self) -> io::Result<()> {

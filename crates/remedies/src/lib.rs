@@ -65,13 +65,12 @@ impl Plan {
     /// The first action that failed, or the first remedy that does not work. The caller reverts the journal.
     pub fn apply(&self, journal: &mut Journal) -> Result<(), Error> {
         for step in &self.steps {
-            for action in step.actions.iter().flat_map(Action::resolve) {
-                journal.note(step.purpose, &action)?;
-                action.apply().map_err(|source| Error::Apply {
-                    purpose: step.purpose,
-                    action: action.to_string(),
-                    source,
-                })?;
+            for planned in &step.actions {
+                let failed = |source| Error::Apply { purpose: step.purpose, action: planned.to_string(), source };
+                for action in planned.resolve().map_err(failed)? {
+                    journal.note(step.purpose, &action)?;
+                    action.apply().map_err(failed)?;
+                }
             }
             let remedy = CATALOGUE.iter().find(|remedy| remedy.purpose() == step.purpose);
             if let Some(Err(source)) = remedy.map(|remedy| remedy.verify()) {

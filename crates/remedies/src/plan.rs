@@ -6,17 +6,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use terrarium_gaps::{GapId, Place, Report, Rung, TABLE};
+use terrarium_gaps::{Blocks, GapId, Place, Report, Rung, TABLE};
 
 use crate::{Action, CATALOGUE, Setting};
 
-/// Where remedies may put what they need, and what they cannot know from a report.
+/// Where remedies may put what they need.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Runtime files, gone with the cluster: /run/terrarium.
     pub runtime_dir: PathBuf,
-    /// The ID for a machine that has none: 32 hexadecimal digits.
-    pub machine_id: String,
 }
 
 /// What the user decided for some gaps: `--remedy GAP=RUNG`.
@@ -201,8 +199,8 @@ pub struct Open {
     pub gap: GapId,
     /// Why nothing is done.
     pub why: String,
-    /// Whether no Pod can run while it is open.
-    pub blocks_pods: bool,
+    /// What cannot be while it is open.
+    pub blocks: Blocks,
     /// Whether the user wants it so.
     pub asked_for: bool,
 }
@@ -259,6 +257,17 @@ fn isolation(report: &Report, choices: &Choices) -> Isolation {
     }
 }
 
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => write!(f, "no namespaces of its own"),
+            Self::Mount => write!(f, "in a mount namespace of its own"),
+            Self::User { ids: 1 } => write!(f, "in user, mount and network namespaces of its own, with one ID"),
+            Self::User { ids } => write!(f, "in user, mount and network namespaces of its own, with {ids} IDs"),
+        }
+    }
+}
+
 impl Plan {
     /// For a cluster without a node: nothing is asked of the sandbox.
     #[must_use]
@@ -269,12 +278,12 @@ impl Plan {
     /// Whether Pods can run once it is done.
     #[must_use]
     pub fn can_run_pods(&self) -> bool {
-        !self.open.iter().any(|open| open.blocks_pods)
+        !self.open.iter().any(|open| open.blocks >= Blocks::Pods)
     }
 
-    /// The gaps that keep a cluster from running, but for those that the user wants open.
+    /// The gaps that keep a node from starting, but for those that the user wants open.
     pub fn obstacles(&self) -> impl Iterator<Item = &Open> {
-        self.open.iter().filter(|open| open.blocks_pods && !open.asked_for)
+        self.open.iter().filter(|open| open.blocks == Blocks::Node && !open.asked_for)
     }
 
     /// The step that closes the gap.
@@ -322,6 +331,6 @@ impl Plan {
     }
 
     fn leave_open(&mut self, gap: GapId, why: String, asked_for: bool) {
-        self.open.push(Open { gap, why, blocks_pods: gap.gap().blocks_pods, asked_for });
+        self.open.push(Open { gap, why, blocks: gap.gap().blocks, asked_for });
     }
 }

@@ -10,7 +10,7 @@ use terrarium_gaps::{
 use terrarium_remedies::{Action, Choices, Decision, Isolation, Plan, Setting, Site, plan};
 
 fn site() -> Site {
-    Site { runtime_dir: "/run/terrarium".into(), machine_id: "0123456789abcdef0123456789abcdef".to_owned() }
+    Site { runtime_dir: "/run/terrarium".into() }
 }
 
 fn fails() -> Tried {
@@ -180,7 +180,7 @@ fn decisions_are_read_as_written() {
     }
     for (text, says) in [
         ("kmsg", "GAP=RUNG"),
-        ("kmsgs=none", "there are: privileges, proc-sys"),
+        ("kmsgs=none", "there are: privileges, mapped-ids, proc-sys"),
         ("kmsg=fuse", "there are: flag, mount, none"),
         ("resource-limits=fuse", "there are: none"),
     ] {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use serde_json::json;
 use terrarium_cluster::{Layout, look_and_plan};
-use terrarium_gaps::{Finding, GapId, Report};
-use terrarium_remedies::{Isolation, Plan, Purpose};
+use terrarium_gaps::{Blocks, Finding, GapId, Report};
+use terrarium_remedies::{Plan, Purpose};
 
 use super::{Output, Remedies};
 
@@ -43,7 +43,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
 
 /// What keeps Pods from running, and what the user could do. Without rights everything else fails in their wake.
 fn obstacles(plan: &Plan) -> String {
-    let blocking = || plan.open.iter().filter(|open| open.blocks_pods);
+    let blocking = || plan.open.iter().filter(|open| open.blocks >= Blocks::Pods);
     let rights = blocking().find(|open| open.gap == GapId::Privileges);
     let told: Vec<String> = rights
         .map_or_else(|| blocking().collect(), |rights| vec![rights])
@@ -62,7 +62,7 @@ fn text(report: &Report, findings: &[Finding], plan: &Plan) -> String {
         &mut text,
         format_args!("rights   uid {}, {} capabilities", report.rights.uid, report.rights.capabilities.len()),
     );
-    put(&mut text, format_args!("cluster  {}\n", place(plan.isolation)));
+    put(&mut text, format_args!("cluster  {}\n", plan.isolation));
     put(&mut text, format_args!("{:<21}{:<6}{:<13}COSTS", "GAP", "HERE", "REMEDY"));
     for finding in findings {
         let here = if finding.present { "yes" } else { "no" };
@@ -97,17 +97,11 @@ fn remedy(finding: &Finding, plan: &Plan) -> (String, &'static str) {
     match plan.step(finding.gap).map(|step| step.purpose) {
         Some(Purpose::Gap { rung, .. }) => (rung.to_string(), rung.cost()),
         _ if !finding.present => (String::new(), ""),
-        _ if finding.gap.gap().blocks_pods => ("none".to_owned(), "no Pods"),
-        _ => ("none".to_owned(), ""),
-    }
-}
-
-fn place(isolation: Isolation) -> String {
-    match isolation {
-        Isolation::Nothing => "no namespaces of its own".to_owned(),
-        Isolation::Mount => "in a mount namespace of its own".to_owned(),
-        Isolation::User { ids: 1 } => "in user, mount and network namespaces of its own, with one ID".to_owned(),
-        Isolation::User { ids } => format!("in user, mount and network namespaces of its own, with {ids} IDs"),
+        _ => match finding.gap.gap().blocks {
+            Blocks::Nothing => ("none".to_owned(), ""),
+            Blocks::Pods => ("none".to_owned(), "no Pods"),
+            Blocks::Node => ("none".to_owned(), "no node"),
+        },
     }
 }
 
@@ -124,7 +118,7 @@ mod tests {
         let reports = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gaps/tests/reports");
         let report = std::fs::read_to_string(reports.join(recorded).with_extension("json")).unwrap();
         let report: Report = serde_json::from_str(&report).unwrap();
-        let site = Site { runtime_dir: "/run/terrarium".into(), machine_id: "0".repeat(32) };
+        let site = Site { runtime_dir: "/run/terrarium".into() };
         text(&report, &report.findings(), &plan(&report, &Choices::default(), &site))
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use terrarium_cluster::{Error, Layout, status};
 
 /// Run kubectl against this cluster, with the administrator's rights
@@ -21,7 +21,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
         return Err(Error::NotRunning.into());
     }
     let program = layout.component("kubernetes")?;
-    let error =
+    let source =
         Command::new(&program).arg0("kubectl").args(&args.args).env("KUBECONFIG", layout.admin_kubeconfig()).exec();
-    Err(error).with_context(|| format!("cannot run {}", program.display()))
+    Err(Error::Io { doing: "run", path: program, source }.into())
 }

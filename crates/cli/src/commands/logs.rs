@@ -5,8 +5,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use terrarium_cluster::Layout;
+use anyhow::{Context as _, Result};
+use terrarium_cluster::{Error, Layout};
 
 /// Print the log of a component
 #[derive(Debug, clap::Args)]
@@ -27,13 +27,11 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let path = layout.log(&args.component);
     let names = names(layout);
     if !names.contains(&args.component) {
-        match names.as_slice() {
-            [] => bail!(
-                "there are no logs in {}: no cluster was started with this data directory",
-                layout.logs().display()
-            ),
-            _ => bail!("there is no component {:?} with a log; there are: {}", args.component, names.join(", ")),
-        }
+        let error = match names.as_slice() {
+            [] => Error::NoLogs { directory: layout.logs() },
+            _ => Error::NoLog { component: args.component.clone(), known: names },
+        };
+        return Err(error.into());
     }
     let mut log = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut text = Vec::new();

@@ -13,22 +13,25 @@ mod probe;
 mod run_component;
 mod status;
 mod supervise;
+mod support;
 mod up;
 mod version;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use terrarium_cluster::{
-    Layout, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, revive, running_data_dir,
+    CLASSES, Layout, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved, revive,
+    running_data_dir,
 };
 use terrarium_remedies::Decision;
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
-#[command(name = "terrarium", version, max_term_width = 100)]
+#[command(name = "terrarium", version, max_term_width = 100, after_help = exit_statuses())]
 pub struct Cli {
     /// Where the cluster's state, keys, images and logs are kept [default: that of the running cluster, else /var/lib/terrarium for root and ~/.local/share/terrarium for others]
     #[arg(long, global = true, value_name = "DIR", env = "TERRARIUM_DATA_DIR", hide_env_values = true)]
@@ -48,20 +51,36 @@ enum Command {
     Kubectl(kubectl::Args),
     #[command(subcommand)]
     Image(image::Command),
+    #[command(subcommand)]
+    Support(support::Command),
     /// Print the versions of terrarium and its components
     Version,
     Completion(completion::Args),
     Exec(exec::Args),
-    #[command(hide = true)]
-    Probe(probe::Args),
-    #[command(hide = true)]
+}
+
+/// The parts of the program that only the program itself calls. Apart from the commands, so that neither completion nor
+/// the guess at what a user meant ever names them.
+#[derive(Debug, Parser)]
+#[command(name = "terrarium")]
+pub struct Internal {
+    /// The data directory.
+    #[arg(long, global = true)]
+    data_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
     Guard(guard::Args),
-    #[command(hide = true)]
-    Supervise(supervise::Args),
-    #[command(hide = true, name = terrarium_remedies::namespace::MAP_IDS)]
+    #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
-    #[command(hide = true, name = RUN_COMPONENT)]
+    Probe(probe::Args),
+    #[command(name = RUN_COMPONENT)]
     RunComponent(run_component::Args),
+    Supervise(supervise::Args),
 }
 
 /// Which remedies are used.
@@ -78,6 +97,35 @@ impl Remedies {
     }
 }
 
+impl Internal {
+    /// Whether the arguments of a call are for one of these parts.
+    pub fn is_called(mut args: impl Iterator<Item = OsString>) -> bool {
+        args.nth(1).is_some_and(|word| Part::has_subcommand(&word.to_string_lossy()))
+    }
+
+    /// Runs the part that was asked for.
+    pub fn run(self) -> Result<ExitCode> {
+        let layout = layout(self.data_dir)?;
+        match self.part {
+            Part::Guard(args) => guard::run(&layout, &args),
+            Part::MapIds(args) => map_ids::run(&args),
+            Part::Probe(args) => probe::run(&layout, &args),
+            Part::RunComponent(args) => run_component::run(&layout, &args),
+            Part::Supervise(args) => supervise::run(&layout, &args),
+        }
+    }
+}
+
+/// The part of the help that scripts are written by.
+fn exit_statuses() -> String {
+    let classes = CLASSES.iter().map(|(class, means)| format!("  {:<4} {means}\n", class.exit_code()));
+    format!(
+        "Exit status:\n  0    done\n{}\nAn error names itself in brackets, such as [no-space]; docs/errors.md lists them all. \
+         `terrarium kubectl` ends with kubectl's own status.",
+        classes.collect::<String>()
+    )
+}
+
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -90,31 +138,22 @@ enum Output {
 
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    let Cli { data_dir, command } = cli;
-    let uses_the_cluster = command.uses_the_cluster();
-    let layout = || {
-        let layout = layout(data_dir.clone())?;
-        if uses_the_cluster {
-            watch_again(&layout);
-        }
-        Ok::<_, anyhow::Error>(layout)
-    };
-    match command {
-        Command::Up(args) => up::run(&layout()?, &args),
-        Command::Down(args) => down::run(&layout()?, &args),
-        Command::Status(args) => status::run(&layout()?, &args),
-        Command::Doctor(args) => doctor::run(&layout()?, &args),
-        Command::Logs(args) => logs::run(&layout()?, &args),
-        Command::Kubectl(args) => kubectl::run(&layout()?, &args),
-        Command::Image(command) => image::run(&layout()?, &command),
-        Command::Version => version::run(&layout()?),
+    let layout = layout(cli.data_dir)?;
+    if cli.command.uses_the_cluster() {
+        watch_again(&layout);
+    }
+    match cli.command {
+        Command::Up(args) => up::run(&layout, &args),
+        Command::Down(args) => down::run(&layout, &args),
+        Command::Status(args) => status::run(&layout, &args),
+        Command::Doctor(args) => doctor::run(&layout, &args),
+        Command::Logs(args) => logs::run(&layout, &args),
+        Command::Kubectl(args) => kubectl::run(&layout, &args),
+        Command::Image(command) => image::run(&layout, &command),
+        Command::Support(command) => support::run(&layout, &command),
+        Command::Version => version::run(&layout),
         Command::Completion(args) => completion::run(&args),
-        Command::Exec(args) => exec::run(&layout()?, &args),
-        Command::MapIds(args) => map_ids::run(&args),
-        Command::Probe(args) => probe::run(data_dir, &args),
-        Command::Supervise(args) => supervise::run(&layout()?, &args),
-        Command::Guard(args) => guard::run(&layout()?, &args),
-        Command::RunComponent(args) => run_component::run(&layout()?, &args),
+        Command::Exec(args) => exec::run(&layout, &args),
     }
 }
 
@@ -140,7 +179,7 @@ fn layout(data_dir: Option<PathBuf>) -> Result<Layout> {
     let Some(asked) = data_dir else {
         return Ok(running_data_dir(&default).map(Layout::new).transpose()?.unwrap_or(default));
     };
-    let layout = Layout::new(std::path::absolute(asked)?)?;
+    let layout = Layout::new(resolved(&asked)?)?;
     refuse_another(&layout)?;
     Ok(layout)
 }

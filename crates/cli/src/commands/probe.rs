@@ -1,10 +1,9 @@
 //! `terrarium probe`: what this sandbox does, as JSON; and the processes by which that is found out.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use terrarium_cluster::default_data_dir;
+use terrarium_cluster::Layout;
 use terrarium_gaps::Place;
 
 /// Try what this sandbox does and print the report as JSON
@@ -23,14 +22,13 @@ fn place(name: &str) -> Result<Place, serde_json::Error> {
     serde_json::from_value(name.into())
 }
 
-pub fn run(data_dir: Option<PathBuf>, args: &Args) -> Result<ExitCode> {
-    let data_dir = data_dir.map_or_else(|| Ok(default_data_dir()), std::path::absolute)?;
+pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     if let Some(part) = &args.part {
-        return Ok(terrarium_probes::run_part(part, &data_dir, args.place));
+        return Ok(terrarium_probes::run_part(part, layout.data(), args.place));
     }
     let report = match args.place {
-        None => terrarium_probes::probe(&data_dir),
-        Some(place) => terrarium_probes::probe_in(&data_dir, place),
+        None => terrarium_probes::probe(layout.data()),
+        Some(place) => terrarium_probes::probe_in(layout.data(), place),
     }?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(ExitCode::SUCCESS)

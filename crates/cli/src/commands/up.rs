@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use terrarium_cluster::{Event, Layout, Options, Outcome, Preview, kubeconfig, preview, up};
-use terrarium_remedies::Isolation;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use terrarium_cluster::{Event, Layout, Options, Outcome, Preview, Wishes, kubeconfig, preview, up};
 
 use super::{Output, Remedies, user_kubeconfig};
 
@@ -17,11 +20,21 @@ use super::{Output, Remedies, user_kubeconfig};
 /// Closes the gaps of this sandbox, starts Kubernetes in the background, waits until the node is Ready, and makes
 /// `terrarium` the current context of the kubeconfig. The cluster's state is kept in the data directory: after `down`,
 /// `up` goes on where it was.
+///
+/// Ctrl-C before the cluster is up undoes the start, unless another `up` began it. When the time of --wait is up, the start goes on.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How long to wait until the node is Ready, such as 90s or 5m
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     wait: Duration,
+
+    /// The port of the API, from now on; the first time it is 6443
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    api_port: Option<u16>,
+
+    /// Set a damaged store aside, in a directory beside it, and begin with an empty one
+    #[arg(long)]
+    reset_store: bool,
 
     #[command(flatten)]
     remedies: Remedies,
@@ -44,8 +57,14 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         return dry_run(layout, &options, args.output);
     }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, interrupted.clone()).context("cannot handle signals")?;
+    }
+    let wishes =
+        Wishes { wait: args.wait, api_port: args.api_port, reset_store: args.reset_store, interrupted: &interrupted };
     let mut steps = Steps::new();
-    let result = up(layout, &options, args.wait, |event| steps.show(event));
+    let result = up(layout, &options, &wishes, |event| steps.show(event));
     steps.clear();
     if result? == Outcome::WasUp {
         eprintln!("the cluster is up already");
@@ -68,18 +87,11 @@ fn dry_run(layout: &Layout, options: &Options, output: Output) -> Result<ExitCod
     if obstacles.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    bail!("Pods cannot run in this sandbox: {}", obstacles.join("; "))
+    bail!("a node cannot run in this sandbox: {}", obstacles.join("; "))
 }
 
 fn text(preview: &Preview) -> String {
-    let mut text = match preview.plan.isolation {
-        Isolation::Nothing => "no namespaces of its own\n".to_owned(),
-        Isolation::Mount => "in a mount namespace of its own\n".to_owned(),
-        Isolation::User { ids: 1 } => {
-            "in user, mount and network namespaces of its own, as root by the caller's ID\n".to_owned()
-        }
-        Isolation::User { ids } => format!("in user, mount and network namespaces of its own, with {ids} IDs\n"),
-    };
+    let mut text = format!("{}\n", preview.plan.isolation);
     for step in &preview.plan.steps {
         text += &format!("\n{}: {}\n", step.purpose, step.does);
         for action in &step.actions {

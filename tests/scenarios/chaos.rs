@@ -1,0 +1,114 @@
+//! Many rounds of what happens to a cluster in the long run. `CHAOS_ROUNDS` says how many; `make chaos` plays fifty.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use harness::{Cluster, DATA_DIR, Marks};
+
+crate::stories! {
+    Own:
+        rounds_of_up_and_down_leave_the_sandbox_as_it_was
+        whatever_is_killed_nothing_acknowledged_is_lost;
+}
+
+const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
+
+/// Writes objects one after the other, and notes those that the API server acknowledged.
+const WRITER: &str = include_str!("../manifests/writer.sh");
+
+/// What of ours lives: a name and a process each. Not asked of `terrarium`, which would start again what is missing.
+const OURS: &str = r#"for record in /run/terrarium/records/*.json; do
+    pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' $record); name=${record##*/}
+    kill -0 $pid 2>/dev/null && echo ${name%.json} $pid
+done; pgrep -f '[c]ontainerd-shim-runc-v2' | sed 's/^/shim /'; exit 0"#;
+
+fn rounds() -> u32 {
+    std::env::var("CHAOS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
+
+fn rounds_of_up_and_down_leave_the_sandbox_as_it_was(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    let mut took = [Vec::new(), Vec::new()];
+    for round in 1..=rounds() {
+        took[0].push(cluster.up().took);
+        cluster.kubectl(&format!("create configmap round-{round} --from-literal=kept=yes"));
+        took[1].push(cluster.terrarium("down").succeeds().took);
+        Marks::of(cluster).assert_same_as(&before);
+    }
+    cluster.up();
+    for round in 1..=rounds() {
+        assert_eq!(cluster.kubectl(&format!("get configmap round-{round} -o jsonpath={{.data.kept}}")), "yes");
+    }
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+    for (what, took) in ["up", "down"].iter().zip(&took) {
+        let seconds = |duration: Option<&Duration>| duration.map_or(0.0, Duration::as_secs_f64);
+        let (least, most) = (seconds(took.iter().min()), seconds(took.iter().max()));
+        eprintln!("{} rounds: {what} took {least:.1} to {most:.1} s", took.len());
+    }
+}
+
+fn whatever_is_killed_nothing_acknowledged_is_lost(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.up();
+    let namespace = cluster.namespace("chaos");
+    namespace.apply(DEPLOYMENT);
+    namespace.wait("deployment/web", "condition=Available");
+    cluster.run_with_input(["tee", "/tmp/writer.sh"], WRITER.as_bytes()).succeeds();
+    cluster.sh(&format!("setsid bash /tmp/writer.sh {DATA_DIR} </dev/null >/dev/null 2>&1 &")).succeeds();
+
+    let (mut random, start) = (Random::new(), Instant::now());
+    let mut killed: Vec<String> = Vec::new();
+    while killed.len() < rounds() as usize {
+        let ours = cluster.sh(OURS).succeeds().stdout;
+        let ours: Vec<(&str, &str)> = ours.lines().filter_map(|line| line.split_once(' ')).collect();
+        if let Some((name, pid)) = ours.get(random.below(ours.len())) {
+            cluster.sh(&format!("kill -9 {pid}"));
+            killed.push((*name).to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(random.below(5000) as u64));
+    }
+    let took = start.elapsed();
+    cluster.eventually_runs(Duration::from_secs(120));
+    let healed = start.elapsed() - took;
+    cluster.sh("touch /tmp/enough; while [ -e /tmp/enough ]; do sleep 0.1; done").succeeds();
+
+    let acknowledged = cluster.run(["cat", "/tmp/acknowledged"]).succeeds().stdout;
+    let there = namespace.kubectl("get configmaps -o name");
+    let there: std::collections::BTreeSet<&str> = there.lines().collect();
+    let lost: Vec<&str> =
+        acknowledged.lines().filter(|name| !there.contains(format!("configmap/{name}").as_str())).collect();
+    let count = acknowledged.lines().count();
+    assert!(lost.is_empty(), "killed {killed:?}; of {count} acknowledged writes these are lost: {lost:?}");
+    assert!(count > killed.len(), "the writer hardly wrote: {count}");
+    namespace.kubectl("wait deployment/web --for=condition=Available --timeout=120s");
+    cluster.terrarium("down").succeeds();
+    cluster.sh("rm /tmp/writer.sh /tmp/acknowledged").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+    let mut names = killed.clone();
+    names.sort();
+    names.dedup();
+    let tally: Vec<String> =
+        names.iter().map(|name| format!("{name} {}", killed.iter().filter(|killed| *killed == name).count())).collect();
+    eprintln!(
+        "{} kills in {:.0} s ({}); all runs {:.0} s after the last; {count} writes acknowledged, none lost",
+        killed.len(),
+        took.as_secs_f64(),
+        tally.join(", "),
+        healed.as_secs_f64(),
+    );
+}
+
+/// Knuth's linear congruential generator: what is killed when is to differ from run to run, no more.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(now.as_nanos() as u64)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        if limit == 0 { 0 } else { (self.0 >> 33) as usize % limit }
+    }
+}
