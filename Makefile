@@ -21,8 +21,8 @@ shell: ## a shell inside, where kubectl works
 build: ## make everything, into out/
 	@scripts/build
 
-test: build ## all tests; the scenarios in tests/ run in real sandboxes
-	@scripts/test
+test: build ## all tests; the scenarios in tests/ run in real sandboxes (MATRIX=full: in all kinds of them)
+	@MATRIX=$(MATRIX) scripts/test
 
 chaos: build ## fifty rounds of up and down and of kill -9 (CHAOS_ROUNDS)
 	@scripts/chaos

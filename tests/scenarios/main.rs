@@ -11,6 +11,8 @@ mod crashes;
 mod deployments;
 mod down;
 mod durable;
+mod gaps;
+mod matrix;
 mod pods;
 mod security;
 mod starts;
@@ -19,14 +21,19 @@ mod volumes;
 
 use std::process::ExitCode;
 
-/// The names and stages of a module's stories.
+/// The names, stages and scopes of a module's stories: `Stage: story story;`, or `Stage in SCOPE: story;`.
 macro_rules! stories {
-    ($($stage:ident: $($story:ident)*;)*) => {
-        pub const STORIES: &[harness::Scenario] = &[$($(harness::Scenario {
+    ($($stage:ident $(in $scope:ident)?: $($story:ident)*;)*) => {
+        pub const STORIES: &[&[harness::Scenario]] = &[$($crate::stories! { @group $stage [$($scope)?] $($story)* }),*];
+    };
+    (@group $stage:ident [] $($story:ident)*) => { $crate::stories! { @group $stage [ALL_RIGHTS] $($story)* } };
+    (@group $stage:ident [$scope:ident] $($story:ident)*) => {
+        &[$(harness::Scenario {
             name: concat!(module_path!(), "::", stringify!($story)),
             stage: harness::Stage::$stage,
             story: $story,
-        },)*)*];
+            scope: harness::Scope::$scope,
+        },)*]
     };
 }
 use stories;
@@ -45,8 +52,10 @@ fn main() -> ExitCode {
         down::STORIES,
         durable::STORIES,
         crashes::STORIES,
+        matrix::STORIES,
+        gaps::STORIES,
         certificates::STORIES,
         chaos::STORIES,
     ];
-    harness::main(themes.concat())
+    harness::main(themes.concat().concat())
 }

@@ -4,18 +4,20 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::panic::panic_any;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use terrarium_testbed::Sandbox;
+use terrarium_testbed::{Gvisor, Privilege, Sandbox};
 
 use crate::installation::{self, PREFIX};
-use crate::{Namespace, Ran, eventually};
+use crate::run::Lacking;
+use crate::{Kind, Namespace, Ran, eventually};
 
-/// Where the cluster keeps its state.
+/// Where root's cluster keeps its state.
 pub const DATA_DIR: &str = "/var/lib/terrarium";
 
 /// The components that go on when guardian and supervisor are gone.
@@ -28,19 +30,50 @@ const LIMIT_SECONDS: u32 = 150;
 #[derive(Debug)]
 pub struct Cluster {
     sandbox: Sandbox,
+    kind: Kind,
     artefacts: PathBuf,
 }
 
 impl Cluster {
-    pub(crate) fn in_new_sandbox(artefacts: &Path) -> Result<Self, String> {
+    pub(crate) fn in_new_sandbox(kind: Kind, artefacts: &Path) -> Result<Self, String> {
         fs::create_dir_all(artefacts).map_err(|error| format!("cannot create {}: {error}", artefacts.display()))?;
         point_latest_at(artefacts);
         let sandbox = Sandbox::builder()
+            .gvisor(kind.gvisor)
+            .platform(kind.platform)
+            .root(kind.root)
+            .privilege(kind.privilege)
+            .deny(kind.deny.iter().copied())
             .bind_read_only(installation::out(), PREFIX)
             .env("PATH", format!("{PREFIX}/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
             .start()
             .map_err(|error| format!("no sandbox: {error}"))?;
-        Ok(Self { sandbox, artefacts: artefacts.to_owned() })
+        Ok(Self { sandbox, kind, artefacts: artefacts.to_owned() })
+    }
+
+    /// The kind of the sandbox.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where the cluster keeps its state, unless it is told otherwise.
+    pub fn data_dir(&self) -> &'static str {
+        match self.kind.privilege {
+            Privilege::Full | Privilege::Docker => DATA_DIR,
+            Privilege::Uid1000 => "/home/user/.local/share/terrarium",
+        }
+    }
+
+    /// Ends the story: what it is about is known not to work in this kind of sandbox.
+    pub fn lacks(&self, why: impl Into<String>) -> ! {
+        panic_any(Lacking(why.into()))
+    }
+
+    /// Ends the story where no program can be run in a container that runs.
+    pub fn needs_exec(&self) {
+        if self.kind.gvisor == Gvisor::V2024_07 {
+            self.lacks("runc's exec joins a pid namespace, which gVisor 2024-07 refuses");
+        }
     }
 
     /// The node's address, which is the sandbox's.
@@ -212,7 +245,7 @@ impl Cluster {
 
     /// The components' log files, by name.
     fn logs(&self) -> Vec<(String, String)> {
-        let directory = format!("{DATA_DIR}/logs");
+        let directory = format!("{}/logs", self.data_dir());
         let names = self.run(["ls", &directory]).stdout;
         names.lines().map(|name| (name.to_owned(), self.run(["cat", &format!("{directory}/{name}")]).stdout)).collect()
     }

@@ -16,6 +16,8 @@ const NEEDED: &[&str] = &[
     "libexec/terrarium/kubernetes",
     "libexec/terrarium/runc",
     "share/terrarium/images/sample.tar",
+    "testbed/runsc-2024-07",
+    "testbed/runsc-2026-02",
     "testbed/runsc-2026-07",
 ];
 
@@ -32,6 +34,11 @@ pub(crate) fn out() -> PathBuf {
 /// The directory in which every run has its own.
 pub(crate) fn artefacts() -> PathBuf {
     workspace().join("target/scenarios")
+}
+
+/// The page that the results are rendered to.
+pub(crate) fn support_matrix() -> PathBuf {
+    workspace().join("docs/support-matrix.md")
 }
 
 /// What is missing, with the command that makes it.

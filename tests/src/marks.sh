@@ -21,6 +21,7 @@ iptables-legacy-save -t nat | sed -e '/^#/d' -e 's/\[.*\]//'
 heading sysctls
 grep -r '' /proc/sys 2>/dev/null | grep -v -e random -e 'fs/file-nr' -e 'fs/inode'
 heading files
-find / \( -path /proc -o -path /sys -o -path /opt/terrarium -o -path /var/lib/terrarium -o -path /root/.kube \) -prune \
+find / \( -path /proc -o -path /sys -o -path /opt/terrarium -o -path /var/lib/terrarium -o -path /root/.kube \
+  -o -path /home/user/.local -o -path /home/user/.kube \) -prune \
   -o \( -type f -printf '%y %m %s %p\n' -o -printf '%y %m %p\n' \)
 exit 0

@@ -1,4 +1,4 @@
-//! One run of the scenarios: filters, the stages in turn, what is told at the end.
+//! One run of the scenarios: what of the matrix is played, the stages in turn, what is told at the end.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -13,8 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use terrarium_testbed::{Error, Gvisor, check_host};
 
+use crate::matrix::{Extent, Play, describe_left_out, select};
+use crate::results::{self, Outcome, Result as Played};
 use crate::stage::Stages;
-use crate::{Cluster, Stage, installation};
+use crate::{Cluster, Kind, Scope, Stage, installation};
 
 /// A story about a cluster.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +27,12 @@ pub struct Scenario {
     pub stage: Stage,
     /// Panics when something is not as it should be.
     pub story: fn(&Cluster),
+    /// The kinds of sandboxes in which it is played.
+    pub scope: Scope,
 }
+
+/// What a story panics with when what it is about is known not to work in this kind of sandbox.
+pub(crate) struct Lacking(pub(crate) String);
 
 thread_local! {
     static STAGES: RefCell<Stages> = RefCell::default();
@@ -33,9 +40,16 @@ thread_local! {
     static PLACE: RefCell<String> = RefCell::default();
 }
 
-/// Runs the scenarios that the command line asks for, stage after stage.
+/// Runs the scenarios that the command line asks for, in one kind of sandbox after the other, stage after stage.
 pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     installation::point_at_runsc();
+    let extent = match Extent::asked_for() {
+        Ok(extent) => extent,
+        Err(error) => {
+            eprintln!("scenarios: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     // Told with the failure, rather than at once in the middle of a line.
     panic::set_hook(Box::new(|panic| {
         PLACE.set(panic.location().map(ToString::to_string).unwrap_or_default());
@@ -46,32 +60,57 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     for scenario in &mut scenarios {
         scenario.name = scenario.name.split_once("::").map_or(scenario.name, |(_, name)| name);
     }
-    scenarios.sort_by_key(|scenario| scenario.stage);
     let artefacts = artefacts();
     let obstacle = obstacle();
-    let (told, durations) = mpsc::channel();
-    let trials = scenarios
-        .into_iter()
-        .map(|scenario| {
-            let (artefacts, obstacle, told) = (artefacts.clone(), obstacle.clone(), told.clone());
-            Trial::ignorable_test(scenario.name, move || match obstacle {
-                Some(Obstacle::Unfit(reason)) => Ok(Completion::ignored_with(reason)),
-                Some(Obstacle::NotBuilt(reason)) => Err(Failed::from(reason)),
-                None => {
-                    let start = Instant::now();
-                    let result = perform(&scenario, &artefacts);
-                    // The receiver lives until the end of this function.
-                    let _ = told.send((scenario.name, start.elapsed(), result.is_ok()));
-                    result.map(|()| Completion::Completed).map_err(Failed::from)
-                }
-            })
-        })
-        .collect();
+    let (told, played) = mpsc::channel();
+    let (plays, left_out) = select(&scenarios, &Kind::all(), extent);
+    let trial = |play: &Play| {
+        let (play, artefacts, obstacle, told) = (*play, artefacts.clone(), obstacle.clone(), told.clone());
+        let trial = Trial::ignorable_test(play.scenario.name, move || match obstacle {
+            Some(Obstacle::Unfit(reason)) => Ok(Completion::ignored_with(reason)),
+            Some(Obstacle::NotBuilt(reason)) => Err(Failed::from(reason)),
+            None => {
+                let start = Instant::now();
+                let result = perform(&play, &artefacts);
+                let (outcome, completion) = match result {
+                    Ok(()) => (Outcome::Passed, Ok(Completion::Completed)),
+                    Err(Unplayed::Lacking(why)) => (Outcome::Lacking(why.clone()), Ok(Completion::ignored_with(why))),
+                    Err(Unplayed::Failed(failure)) => (Outcome::Failed, Err(Failed::from(failure))),
+                };
+                let (kind, scenario, took) = (play.kind, play.scenario.name, start.elapsed());
+                // The receiver lives until the end of this function.
+                let _ = told.send(Played { kind, scenario, outcome, took });
+                completion
+            }
+        });
+        if play.kind == Kind::ORDINARY { trial } else { trial.with_kind(play.kind.to_string()) }
+    };
+    let trials = plays.iter().map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     STAGES.with_borrow_mut(Stages::leave);
     drop(told);
-    tell(&durations.into_iter().collect::<Vec<_>>(), &artefacts);
+    let played: Vec<Played> = played.into_iter().collect();
+    if !played.is_empty() {
+        tell(&played, &artefacts);
+        write_results(played, plays.iter().chain(&left_out));
+        eprint!("{}", describe_left_out(&left_out));
+    }
     conclusion.exit_code()
+}
+
+/// Leaves the results of all that could be played, also of what was left out.
+fn write_results<'a>(mut results: Vec<Played>, all: impl Iterator<Item = &'a Play>) {
+    for Play { scenario, kind } in all {
+        if !results.iter().any(|result| result.kind == *kind && result.scenario == scenario.name) {
+            let (outcome, took) = (Outcome::LeftOut, Duration::ZERO);
+            results.push(Played { kind: *kind, scenario: scenario.name, outcome, took });
+        }
+    }
+    let path = installation::artefacts().join("results.json");
+    if let Err(error) = fs::write(&path, format!("{:#}\n", results::json(&results))) {
+        eprintln!("scenarios: cannot write {}: {error}", path.display());
+    }
+    results::update_docs(&results, &installation::support_matrix());
 }
 
 /// Why no scenario can run here.
@@ -94,23 +133,39 @@ fn obstacle() -> Option<Obstacle> {
     }
 }
 
-fn perform(scenario: &Scenario, artefacts: &Path) -> Result<(), String> {
-    let cluster = STAGES.with_borrow_mut(|stages| stages.enter(scenario.stage, scenario.name, artefacts))?;
+/// Why a scenario did not pass.
+enum Unplayed {
+    Lacking(String),
+    Failed(String),
+}
+
+fn perform(play: &Play, artefacts: &Path) -> Result<(), Unplayed> {
+    let Play { scenario, kind } = play;
+    let stage = scenario.stage;
+    let cluster = STAGES
+        .with_borrow_mut(|stages| stages.enter(*kind, stage, scenario.name, artefacts))
+        .map_err(Unplayed::Failed)?;
     let played = catch_unwind(AssertUnwindSafe(|| (scenario.story)(&cluster)));
-    let result = played.map_err(|panic| {
-        let failure = format!("{}: {}\n\n{}", PLACE.take(), message(&*panic), cluster.diagnosis());
-        let path = cluster.artefacts().join(format!("{}.failure", scenario.name.replace("::", "-")));
-        match fs::write(&path, &failure) {
-            Ok(()) => format!("{failure}\nmore in {}", cluster.artefacts().display()),
-            Err(_) => failure,
-        }
+    let result = played.map_err(|panic| match panic.downcast::<Lacking>() {
+        Ok(lacking) => Unplayed::Lacking(lacking.0),
+        Err(panic) => Unplayed::Failed(failure(scenario, &cluster, &*panic)),
     });
     drop(cluster);
     // After a failure, what was killed may not be up again.
-    if scenario.stage == Stage::Own || scenario.stage == Stage::Harmed && result.is_err() {
+    if stage == Stage::Own || matches!(stage, Stage::Harmed | Stage::Idle) && result.is_err() {
         STAGES.with_borrow_mut(Stages::leave);
     }
     result
+}
+
+/// What there is to say about it, also in the run's directory.
+fn failure(scenario: &Scenario, cluster: &Cluster, panic: &(dyn Any + Send)) -> String {
+    let failure = format!("{}: {}\n\n{}", PLACE.take(), message(panic), cluster.diagnosis());
+    let path = cluster.artefacts().join(format!("{}.failure", scenario.name.replace("::", "-")));
+    match fs::write(&path, &failure) {
+        Ok(()) => format!("{failure}\nmore in {}", cluster.artefacts().display()),
+        Err(_) => failure,
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -119,15 +174,19 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Says how long each took, also in the run's directory.
-fn tell(durations: &[(&str, Duration, bool)], artefacts: &Path) {
-    if durations.is_empty() {
-        return;
-    }
+fn tell(played: &[Played], artefacts: &Path) {
     let mut text = String::new();
-    for (name, took, passed) in durations {
-        let _ = writeln!(text, "{:>6.1} s  {}  {name}", took.as_secs_f64(), if *passed { "ok    " } else { "FAILED" });
+    for Played { kind, scenario, outcome, took } in played {
+        let outcome = match outcome {
+            Outcome::Passed => "ok     ",
+            Outcome::Failed => "FAILED ",
+            Outcome::Lacking(_) => "lacking",
+            Outcome::LeftOut => continue,
+        };
+        let kind = if *kind == Kind::ORDINARY { String::new() } else { format!("[{kind}] ") };
+        let _ = writeln!(text, "{:>6.1} s  {outcome}  {kind}{scenario}", took.as_secs_f64());
     }
-    let all: Duration = durations.iter().map(|(_, took, _)| *took).sum();
+    let all: Duration = played.iter().map(|result| result.took).sum();
     let _ = writeln!(text, "{:>6.1} s  all; {}", all.as_secs_f64(), artefacts.display());
     eprint!("{text}");
     if let Err(error) = fs::write(artefacts.join("durations.txt"), text) {

@@ -267,7 +267,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--root-ca-file={}", certificate(pki::CA)),
         format!("--cluster-signing-cert-file={}", certificate(pki::CA)),
         format!("--cluster-signing-key-file={}", key(pki::CA)),
-        format!("--flex-volume-plugin-dir={}", config::VOLUME_PLUGINS),
+        format!("--flex-volume-plugin-dir={}", layout.volume_plugins().display()),
         format!("--service-cluster-ip-range={}", network.services),
     ]);
     args.extend(serving.clone());

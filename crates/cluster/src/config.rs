@@ -12,9 +12,6 @@ use crate::layout::write;
 use crate::pki::{self, key_files};
 use crate::{Error, Layout, kubeconfig, network, renewal};
 
-/// Made by the kubelet and the controller manager; the default lies outside the directories that go with the cluster.
-pub(crate) const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volume-plugins";
-
 /// A tmpfs of the cluster's own.
 pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
 
@@ -98,7 +95,7 @@ fn kubelet(spec: &Spec<'_>) -> Value {
         "tlsPrivateKeyFile": serving.key,
         "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",
-        "volumePluginDir": VOLUME_PLUGINS,
+        "volumePluginDir": layout.volume_plugins(),
         "clusterDomain": "cluster.local",
         // Pods that do not ask for another get containerd's default profile.
         "seccompDefault": true,

@@ -17,6 +17,7 @@ use nix::sched::CloneFlags;
 use crate::component::{GUARDIAN, SUPERVISOR};
 use crate::events::{self, Stage};
 use crate::launch::own_program;
+use crate::layout::RUNTIME_DIR;
 use crate::process::{self, ProcessRef};
 use crate::{Error, Layout, Options, logs};
 
@@ -82,6 +83,7 @@ pub fn run(layout: &Layout, begin: Begin, options: &Options) -> Result<(), Error
 fn supervise(layout: &Layout, begin: Begin, options: &Options) -> Result<ExitStatus, Error> {
     let program = own_program()?;
     let mut command = Command::new(&program);
+    command.env(RUNTIME_DIR, layout.runtime());
     command.args(["supervise", "--guardian", &std::process::id().to_string()]);
     match begin {
         Begin::Start(since) => command.args(["--since", &since.to_string()]).args(options.arguments()),
@@ -124,6 +126,7 @@ pub(crate) fn spawn(layout: &Layout, begin: Begin, options: &Options, stdin: Std
     let error_log = log.try_clone().map_err(Error::io("open", layout.log(SUPERVISOR)))?;
     let program = own_program()?;
     let mut command = Command::new(&program);
+    command.env(RUNTIME_DIR, layout.runtime());
     command.arg("guard");
     match begin {
         Begin::Start(since) => command.args(["--since", &since.to_string()]).args(options.arguments()),

@@ -50,6 +50,7 @@ const TABLE: &[Known] = &[
     fatal(&[KUBELET], "open /proc/sys/vm/panic_on_oom", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
     fatal(&[KUBELET], "open /proc/sys/kernel/panic", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
     fatal(&[KUBELET], "open /proc/sys/vm/overcommit_memory", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
+    fatal(&[KUBELET], "failed to find cgroup mounts", Some(GapId::CgroupMounts), SHOULD_BE_CLOSED),
     fatal(&[KUBELET], "Following Cgroup subsystem not mounted", Some(GapId::CgroupMounts), SHOULD_BE_CLOSED),
     fatal(&[KUBELET], "failed to get rootfs info", Some(GapId::CgroupStats), SHOULD_BE_CLOSED),
     fatal(&[KUBELET], "not a cgroup file", Some(GapId::CgroupMagic), SHOULD_BE_CLOSED),

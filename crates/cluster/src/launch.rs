@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::component::{CommandLine, Name};
+use crate::layout::RUNTIME_DIR;
 use crate::process::{self, ProcessRef};
 use crate::{Error, Layout, logs};
 
@@ -78,6 +79,7 @@ fn spawn(layout: &Layout, name: Name, mut command: Command, env: &[(&'static str
         .env_clear()
         .envs(inherited(std::env::vars_os()))
         .envs(env.iter().map(|(key, value)| (key, value)))
+        .env(RUNTIME_DIR, layout.runtime())
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(error_log)

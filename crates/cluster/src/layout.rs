@@ -22,8 +22,14 @@ pub fn default_data_dir() -> PathBuf {
     xdg("XDG_DATA_HOME", ".local/share").join("terrarium")
 }
 
+/// Where the runtime files are, for programs that the supervisor starts: in a user namespace they seem to be root's.
+pub(crate) const RUNTIME_DIR: &str = "TERRARIUM_RUNTIME_DIR";
+
 /// Runtime files. One cluster of a user's runs in a sandbox, so there is one such place.
 fn runtime_dir() -> PathBuf {
+    if let Some(directory) = std::env::var_os(RUNTIME_DIR) {
+        return directory.into();
+    }
     if nix::unistd::geteuid().is_root() {
         return "/run/terrarium".into();
     }
@@ -266,6 +272,12 @@ impl Layout {
     /// The file that names the data directory of the cluster that runs.
     pub(crate) fn data_dir_note(&self) -> PathBuf {
         self.runtime.join("data-dir")
+    }
+
+    /// Made by the kubelet and the controller manager. Not the default, which stays when the cluster goes, nor below
+    /// /var/lib/kubelet, which without a node is no file system of the cluster's own.
+    pub(crate) fn volume_plugins(&self) -> PathBuf {
+        self.runtime.join("volume-plugins")
     }
 
     pub(crate) fn progress(&self) -> PathBuf {

@@ -50,7 +50,7 @@ pub static TABLE: &[Gap] = &[
     Gap {
         id: GapId::CgroupMounts,
         missing: "nothing is mounted on /sys/fs/cgroup",
-        breaks: "kubelet: `Following Cgroup subsystem not mounted`",
+        breaks: "kubelet: `failed to get mounted cgroup subsystems: failed to find cgroup mounts`",
         blocks: Blocks::Node,
         hint: "no setting that sandboxes offer changes it; on Linux, mount a cgroup hierarchy on /sys/fs/cgroup",
         remedies: &[built(Mount, "tmpfs on /sys/fs/cgroup and in it each of gVisor's own cgroup v1 controllers")],
@@ -171,7 +171,7 @@ pub static TABLE: &[Gap] = &[
     Gap {
         id: GapId::MachineId,
         missing: "`/etc/machine-id`",
-        breaks: "kubelet and cAdvisor log `couldn't collect info from any of the files in \"/etc/machine-id…\"`",
+        breaks: "kubelet and cAdvisor log `Couldn't collect info from any of the files in \"/etc/machine-id…\"`",
         blocks: Blocks::Nothing,
         hint: "write 32 hexadecimal digits to /etc/machine-id for an ID that stays",
         remedies: &[built(Mount, "the file is created, and removed again")],

@@ -1,0 +1,173 @@
+//! The main story, in every kind of sandbox: what docs/support-matrix.md says of each.
+
+use std::time::Duration;
+
+use harness::{Cluster, Marks, Namespace, eventually};
+
+crate::stories! {
+    Shared in NODES:
+        the_api_serves_the_callers_kubeconfig
+        the_node_is_ready
+        a_pod_runs
+        a_pods_logs_are_read
+        a_program_runs_in_a_pods_container
+        port_forward_leads_to_a_pod
+        a_pod_answers_by_its_address;
+    Idle in EVERYWHERE:
+        the_control_plane_alone_serves_the_api;
+    Idle in NODES:
+        exec_shows_the_mounts_and_leaves_nothing
+        exec_passes_on_exit_codes_and_signals
+        down_leaves_nothing_behind;
+    Idle:
+        what_a_killed_exec_leaves_the_next_one_clears_up;
+    Shared:
+        exec_joins_the_cluster_that_runs;
+}
+
+const WEB: &str = include_str!("../manifests/web.yaml");
+const PLANTS: &str = include_str!("../manifests/plants.yaml");
+const READER_ROLE: &str = include_str!("../manifests/reader-role.yaml");
+
+/// A kubectl that only knows what a user's kubectl would.
+const KUBECTL: &str = "env -u TERRARIUM_DATA_DIR /opt/terrarium/libexec/terrarium/kubernetes kubectl";
+
+fn the_api_serves_the_callers_kubeconfig(cluster: &Cluster) {
+    cluster.sh(&format!("{KUBECTL} get --raw /readyz")).succeeds().prints("ok");
+    cluster.sh(&format!("{KUBECTL} config current-context")).succeeds().prints("terrarium");
+    cluster.sh(&format!("{KUBECTL} create namespace matrix-api --dry-run=server")).succeeds();
+}
+
+fn the_node_is_ready(cluster: &Cluster) {
+    cluster.eventually_runs(Duration::from_secs(30));
+    cluster.terrarium("status").exits(0).prints("Ready  v1.36.4");
+}
+
+fn a_pod_runs(cluster: &Cluster) {
+    let namespace = web(cluster, "matrix-pod");
+    assert_eq!(namespace.pod("web").json["status"]["phase"], "Running");
+}
+
+fn a_pods_logs_are_read(cluster: &Cluster) {
+    let namespace = web(cluster, "matrix-logs");
+    assert!(namespace.kubectl("logs web").contains("listening on [::]:8080"));
+}
+
+fn a_program_runs_in_a_pods_container(cluster: &Cluster) {
+    let namespace = web(cluster, "matrix-exec");
+    let ran = namespace.try_kubectl("exec web -- /sample echo one two");
+    if ran.code != 0 {
+        // Where it is known to fail it fails in this way.
+        assert!(ran.stderr.contains("error executing setns process"), "{ran}");
+        cluster.needs_exec();
+    }
+    ran.succeeds().prints("one two\n");
+}
+
+fn port_forward_leads_to_a_pod(cluster: &Cluster) {
+    let _namespace = web(cluster, "matrix-forward");
+    let script = "
+        terrarium kubectl -n matrix-forward port-forward pod/web 18080:8080 >/tmp/forward.log 2>&1 & forward=$!
+        for _ in $(seq 200); do grep -q 'Forwarding from 127.0.0.1' /tmp/forward.log && break; sleep 0.05; done
+        curl -sS --max-time 10 http://127.0.0.1:18080/healthz
+        code=$?; kill $forward; wait $forward; cat /tmp/forward.log >&2; rm /tmp/forward.log; exit $code";
+    cluster.sh(script).succeeds().prints("ok\n");
+}
+
+fn a_pod_answers_by_its_address(cluster: &Cluster) {
+    let namespace = web(cluster, "matrix-http");
+    let url = format!("http://{}:8080/", namespace.pod("web").address);
+    let get = ["curl", "-sS", "--max-time", "10", "-w", "%{http_code}", &url];
+    if cluster.kind().has_all_rights() {
+        cluster.run(get).succeeds().prints("this page comes from a Pod").prints("</html>\n200");
+        return;
+    }
+    // The Pods' network is the cluster's own there: from within it they answer, from without they cannot.
+    cluster.run(["terrarium", "exec", "--"].into_iter().chain(get)).succeeds().prints("</html>\n200");
+    cluster.lacks("the cluster has a network namespace of its own: Pods answer within it (`terrarium exec -- curl …`), and the caller reaches them by port-forward");
+}
+
+fn the_control_plane_alone_serves_the_api(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.terrarium("up --control-plane-only").succeeds();
+    cluster.terrarium("status").exits(0);
+    let status = cluster.status();
+    assert_eq!((&status["running"], &status["apiReady"]), (&true.into(), &true.into()), "{status}");
+
+    let namespace = cluster.namespace("alone");
+    namespace.apply(PLANTS);
+    namespace.wait("crd/plants.scenarios.terrarium", "condition=Established");
+    let plant = "apiVersion: scenarios.terrarium/v1\nkind: Plant\nmetadata: {name: moss}\nspec: {height: 0}\n";
+    namespace.try_apply(plant).exits(1).complains("should be greater than or equal to 1");
+    namespace.try_kubectl("get pods --as jane").exits(1).complains("User \"jane\" cannot list resource \"pods\"");
+    namespace.apply(READER_ROLE);
+    eventually(Duration::from_secs(10), || namespace.try_kubectl("get pods --as jane").ok());
+    namespace.kubectl("create configmap ghost --from-literal=a=b --dry-run=server");
+    namespace.try_kubectl("get configmap ghost").exits(1);
+    namespace.keep();
+
+    cluster.terrarium("down --purge").succeeds();
+    cluster.terrarium("status").exits(3);
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn exec_shows_the_mounts_and_leaves_nothing(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    let look = "cat /proc/sys/vm/panic_on_oom && ls /sys/fs/cgroup/cpu && test -e /dev/kmsg";
+    cluster.sh(look).exits(1);
+    let ran = cluster.run(["terrarium", "exec", "--", "sh", "-c", look]).succeeds();
+    ran.prints("0\n").prints("cgroup.procs");
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn exec_passes_on_exit_codes_and_signals(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.run(["terrarium", "exec", "--", "sh", "-c", "exit 7"]).exits(7);
+    cluster.run(["terrarium", "exec", "--", "sh", "-c", "kill -KILL $$"]).exits(128 + 9);
+    let script = "
+        terrarium exec -- sh -c 'trap \"echo told; exit 5\" TERM; echo runs; while :; do sleep 0.1; done' >/tmp/said & exec=$!
+        for _ in $(seq 200); do grep -q runs /tmp/said && break; sleep 0.1; done
+        kill -TERM $exec; wait $exec; code=$?; cat /tmp/said; rm /tmp/said; exit $code";
+    cluster.sh(script).exits(5).prints("told");
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn what_a_killed_exec_leaves_the_next_one_clears_up(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    let script = "
+        terrarium exec -- sh -c 'echo $$ >/tmp/pid; exec sleep 600' & exec=$!
+        for _ in $(seq 200); do test -s /tmp/pid && break; sleep 0.1; done
+        kill -9 $exec; kill -9 $(cat /tmp/pid); wait $exec; rm /tmp/pid; test -e /run/terrarium-exec";
+    cluster.sh(script).succeeds();
+    cluster.run(["terrarium", "exec", "--", "true"]).succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn exec_joins_the_cluster_that_runs(cluster: &Cluster) {
+    let namespaces = |pid: &str| format!("readlink /proc/{pid}/ns/mnt /proc/{pid}/ns/net");
+    let kubelet = cluster.pid("kubelet").expect("the kubelet runs").to_string();
+    let of_kubelet = cluster.sh(&namespaces(&kubelet)).succeeds().stdout;
+    let seen = cluster.run(["terrarium", "exec", "--", "sh", "-c", &namespaces("self")]).succeeds().stdout;
+    assert_eq!(seen, of_kubelet);
+    cluster.run(["terrarium", "exec", "--", "sh", "-c", "mount | grep -c containerd && exit 3"]).exits(3);
+}
+
+fn down_leaves_nothing_behind(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.up();
+    let namespace = web(cluster, "matrix-down");
+    namespace.keep();
+    cluster.terrarium("down").succeeds().complains("the cluster is down");
+    Marks::of(cluster).assert_same_as(&before);
+    cluster.run(["test", "-e", &format!("{}/store/state.db", cluster.data_dir())]).succeeds();
+    cluster.terrarium("down --purge").succeeds();
+    cluster.run(["test", "-e", cluster.data_dir()]).exits(1);
+}
+
+/// A namespace with the Pod `web`, which is ready.
+fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
+    let namespace = cluster.namespace(name);
+    namespace.apply(WEB);
+    namespace.wait("pod/web", "condition=Ready");
+    namespace
+}

@@ -1,0 +1,167 @@
+//! Which scenarios are played in which kinds of sandboxes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use terrarium_testbed::{Gvisor, Platform, Privilege, RootKind};
+
+use crate::{Kind, Scenario};
+
+/// The kinds of sandboxes in which a scenario is played.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// In the full matrix.
+    full: fn(&Kind) -> bool,
+    /// In the cut: of those of the full matrix.
+    cut: fn(&Kind) -> bool,
+}
+
+impl Scope {
+    /// What holds wherever all rights are at hand; in the cut, played in the ordinary kind.
+    pub const ALL_RIGHTS: Self = Self { full: Kind::has_all_rights, cut: |kind| *kind == Kind::ORDINARY };
+
+    /// What holds in every kind.
+    pub const EVERYWHERE: Self = Self { full: |_| true, cut: representative };
+
+    /// What holds wherever a node can run.
+    pub const NODES: Self = Self { full: Kind::can_mount, cut: representative };
+
+    /// What holds wherever a node can run without all rights.
+    pub const NODES_WITH_FEWER_RIGHTS: Self =
+        Self { full: |kind| kind.can_mount() && !kind.has_all_rights(), cut: representative };
+
+    /// What no more than the build of gVisor decides; in the cut, played in the ordinary kind.
+    pub const BUILDS: Self = Self { full: Kind::differs_in_build_only, cut: |kind| *kind == Kind::ORDINARY };
+
+    /// What is about sandboxes that allow little: uid 1000 and no mounts.
+    pub const FEW_RIGHTS: Self = Self {
+        full: |kind| {
+            kind.gvisor == Kind::ORDINARY.gvisor && (!kind.can_mount() || kind.privilege == Privilege::Uid1000)
+        },
+        cut: |_| true,
+    };
+}
+
+/// One of each choice, the others being as they are most often.
+fn representative(kind: &Kind) -> bool {
+    let newest = kind.gvisor == Kind::ORDINARY.gvisor;
+    let usual = kind.platform == Platform::Systrap && kind.root == RootKind::NineP;
+    match kind.privilege {
+        Privilege::Full if !kind.deny.is_empty() => true,
+        Privilege::Full => newest || usual,
+        Privilege::Docker => kind.gvisor != Gvisor::V2024_07,
+        Privilege::Uid1000 => newest,
+    }
+}
+
+/// How much of the matrix is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Cut,
+    Full,
+}
+
+impl Extent {
+    /// By the variable `MATRIX`.
+    pub(crate) fn asked_for() -> Result<Self, String> {
+        match std::env::var("MATRIX").as_deref() {
+            Ok("" | "cut") | Err(_) => Ok(Self::Cut),
+            Ok("full") => Ok(Self::Full),
+            Ok(other) => Err(format!("MATRIX={other}: there are cut and full")),
+        }
+    }
+}
+
+/// A scenario in a kind of sandbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Play {
+    pub(crate) scenario: Scenario,
+    pub(crate) kind: Kind,
+}
+
+/// What is played, kind after kind and in each stage after stage, and what is left out.
+pub(crate) fn select(scenarios: &[Scenario], kinds: &[Kind], extent: Extent) -> (Vec<Play>, Vec<Play>) {
+    let mut scenarios = scenarios.to_vec();
+    scenarios.sort_by_key(|scenario| scenario.stage);
+    let all = kinds.iter().flat_map(|kind| scenarios.iter().map(|scenario| Play { scenario: *scenario, kind: *kind }));
+    all.filter(|play| (play.scenario.scope.full)(&play.kind))
+        .partition(|play| extent == Extent::Full || (play.scenario.scope.cut)(&play.kind))
+}
+
+/// What is left out, by kind and theme.
+pub(crate) fn describe_left_out(left_out: &[Play]) -> String {
+    if left_out.is_empty() {
+        return String::new();
+    }
+    let mut text = "left out in this cut; MATRIX=full plays them:\n".to_owned();
+    let mut rest = left_out;
+    while let Some(first) = rest.first() {
+        let (same, other) = rest.split_at(rest.iter().take_while(|play| play.kind == first.kind).count());
+        let mut themes: BTreeMap<&str, usize> = BTreeMap::new();
+        for play in same {
+            *themes.entry(play.scenario.name.split("::").next().unwrap_or_default()).or_default() += 1;
+        }
+        let themes: Vec<String> = themes.iter().map(|(theme, count)| format!("{theme} {count}")).collect();
+        let _ = writeln!(text, "  {}: {}", first.kind, themes.join(", "));
+        rest = other;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stage;
+
+    fn scenario(name: &'static str, stage: Stage, scope: Scope) -> Scenario {
+        Scenario { name, stage, story: |_| {}, scope }
+    }
+
+    fn scenarios() -> [Scenario; 3] {
+        [
+            scenario("down::whole", Stage::Own, Scope::ALL_RIGHTS),
+            scenario("pods::one", Stage::Shared, Scope::ALL_RIGHTS),
+            scenario("matrix::main", Stage::Shared, Scope::NODES),
+        ]
+    }
+
+    fn kinds_of(plays: &[Play], name: &str) -> Vec<String> {
+        plays.iter().filter(|play| play.scenario.name == name).map(|play| play.kind.to_string()).collect()
+    }
+
+    #[test]
+    fn the_cut_has_everything_in_the_ordinary_kind_and_the_main_scenario_in_one_of_each_choice() {
+        let (played, left_out) = select(&scenarios(), &Kind::all(), Extent::Cut);
+        assert_eq!(kinds_of(&played, "pods::one"), ["2026-07/systrap/9p/full"]);
+        let expected = [
+            "2026-07/systrap/9p/full",
+            "2026-02/systrap/9p/full",
+            "2024-07/systrap/9p/full",
+            "2026-07/systrap/overlay/full",
+            "2026-07/ptrace/9p/full",
+            "2026-07/systrap/9p/docker",
+            "2026-02/systrap/9p/docker",
+            "2026-07/systrap/9p/uid1000",
+        ];
+        assert_eq!(kinds_of(&played, "matrix::main"), expected);
+        let (all, nothing) = select(&scenarios(), &Kind::all(), Extent::Full);
+        assert_eq!(all.len(), played.len() + left_out.len());
+        assert!(nothing.is_empty());
+    }
+
+    #[test]
+    fn stages_of_a_kind_follow_one_another() {
+        let (played, _) = select(&scenarios(), &[Kind::ORDINARY], Extent::Cut);
+        let names: Vec<&str> = played.iter().map(|play| play.scenario.name).collect();
+        assert_eq!(names, ["pods::one", "matrix::main", "down::whole"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_by_kind() {
+        let (_, left_out) = select(&scenarios(), &Kind::all(), Extent::Cut);
+        let text = describe_left_out(&left_out);
+        assert!(text.contains("\n  2024-07/systrap/overlay/full: down 1, matrix 1, pods 1\n"), "{text}");
+        assert!(text.contains("\n  2024-07/systrap/9p/full: down 1, pods 1\n"), "{text}");
+        assert_eq!(describe_left_out(&[]), "");
+    }
+}
