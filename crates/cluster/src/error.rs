@@ -153,6 +153,9 @@ pub enum Error {
     /// There is no cluster to work on.
     #[error("no cluster is running here")]
     NotRunning,
+    /// The cluster is in a user namespace, and this kernel lets nobody into one.
+    #[error("this kernel lets nobody join the user namespace in which the cluster runs")]
+    Unjoinable,
     /// A component ended before it was ready, again and again.
     #[error("{component} does not start: {why}\n{log}")]
     Component {
@@ -304,6 +307,7 @@ impl Error {
             Self::Network(error) => cause(error).unwrap_or(ErrorId::UndoFailed),
             Self::AlreadyRunning { .. } => ErrorId::AlreadyRunning,
             Self::NotRunning => ErrorId::NotRunning,
+            Self::Unjoinable => ErrorId::Unjoinable,
             Self::Component { log, .. } => ErrorId::of_words(log).unwrap_or(ErrorId::ComponentFails),
             Self::Timeout { .. } => ErrorId::Timeout,
             Self::Interrupted { .. } => ErrorId::Interrupted,

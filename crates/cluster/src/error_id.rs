@@ -83,6 +83,8 @@ errors! {
     NotRunning "not-running" NotRunning "no cluster is running" => "start one with `terrarium up`";
     AlreadyRunning "already-running" Refused "a cluster with another data directory has this sandbox"
         => "take that down first: `terrarium down`";
+    Unjoinable "unjoinable" Refused "the kernel lets nobody join the user namespace in which the cluster runs"
+        => "run the program in a Pod, or take the cluster down first: `terrarium down`";
     RestartNeeded "restart-needed" Refused "what was asked for cannot change while the cluster runs"
         => "take it down first: `terrarium down`, then call `terrarium up` again";
     DataDirForeign "data-dir-foreign" Refused "the data directory holds files that are not terrarium's"

@@ -22,11 +22,15 @@ use crate::{Error, Layout, Options, preparation};
 /// # Errors
 /// A remedy does not work here, the program cannot be run, or not everything could be undone.
 pub fn exec(layout: &Layout, options: &Options, program: &OsString, arguments: &[OsString]) -> Result<u8, Error> {
-    if let Some(journal) = Journal::open(&layout.journal())?
-        && journal.join()?
-    {
-        let error = std::process::Command::new(program).args(arguments).exec();
-        return Err(Error::io("run", Path::new(program))(error));
+    if let Some(journal) = Journal::open(&layout.journal())? {
+        if journal.join()? {
+            let error = std::process::Command::new(program).args(arguments).exec();
+            return Err(Error::io("run", Path::new(program))(error));
+        }
+        // A second set of remedies beside the cluster's would share its cgroups.
+        if !journal.members().map_err(Error::io("read", "/proc"))?.is_empty() {
+            return Err(Error::Unjoinable);
+        }
     }
     sweep(layout)?;
     let directory = layout.exec().join(std::process::id().to_string());
