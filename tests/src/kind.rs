@@ -58,6 +58,11 @@ impl Kind {
         self.privilege == Privilege::Full && self.deny.is_empty()
     }
 
+    /// Whether the user inside is root.
+    pub fn has_root(&self) -> bool {
+        self.privilege != Privilege::Uid1000
+    }
+
     /// Whether mounts can be made, if need be in a user namespace.
     pub fn can_mount(&self) -> bool {
         !MOUNTS.iter().all(|right| self.deny.contains(right))

@@ -20,8 +20,11 @@ impl Scope {
     /// What holds wherever all rights are at hand; in the cut, played in the ordinary kind.
     pub const ALL_RIGHTS: Self = Self { full: Kind::has_all_rights, cut: |kind| *kind == Kind::ORDINARY };
 
-    /// What holds in every kind.
-    pub const EVERYWHERE: Self = Self { full: |_| true, cut: representative };
+    /// What holds in every kind; in the cut, played in the ordinary one and where little is allowed.
+    pub const EVERYWHERE: Self = Self {
+        full: |_| true,
+        cut: |kind| *kind == Kind::ORDINARY || !kind.can_mount() || representative(kind) && !kind.has_root(),
+    };
 
     /// What holds wherever a node can run.
     pub const NODES: Self = Self { full: Kind::can_mount, cut: representative };
@@ -32,14 +35,6 @@ impl Scope {
 
     /// What no more than the build of gVisor decides; in the cut, played in the ordinary kind.
     pub const BUILDS: Self = Self { full: Kind::differs_in_build_only, cut: |kind| *kind == Kind::ORDINARY };
-
-    /// What is about sandboxes that allow little: uid 1000 and no mounts.
-    pub const FEW_RIGHTS: Self = Self {
-        full: |kind| {
-            kind.gvisor == Kind::ORDINARY.gvisor && (!kind.can_mount() || kind.privilege == Privilege::Uid1000)
-        },
-        cut: |_| true,
-    };
 }
 
 /// One of each choice, the others being as they are most often.

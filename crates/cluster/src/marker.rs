@@ -77,13 +77,15 @@ impl Layout {
         write_durably(&self.marker_path(), &serde_json::to_vec(marker).expect("a marker becomes JSON"))
     }
 
-    /// The name that the node has had since the first start with this data directory; `default` if this is the first.
-    /// Call it with the lock held.
+    /// The name that the node has had since the first start with this data directory; `default` if there was none.
     pub(crate) fn node_name(&self, default: impl FnOnce() -> String) -> Result<String, Error> {
-        let marker = self.change_marker(|marker| {
-            marker.node.get_or_insert_with(default);
-        })?;
-        Ok(marker.node.unwrap_or_default())
+        Ok(self.marker()?.and_then(|marker| marker.node).unwrap_or_else(default))
+    }
+
+    /// Notes the node's name, which stays from the first time on. Call it with the lock held.
+    pub(crate) fn keep_node_name(&self, name: &str) -> Result<(), Error> {
+        let change = |marker: &mut Marker| drop(marker.node.get_or_insert_with(|| name.to_owned()));
+        self.change_marker(change).map(drop)
     }
 
     /// The API server's port.
@@ -120,6 +122,9 @@ mod tests {
         let (_root, layout) = Layout::temporary();
         assert_eq!((layout.api_port().unwrap(), layout.was_up().unwrap()), (DEFAULT_API_PORT, false));
         assert_eq!(layout.node_name(|| "first".to_owned()).unwrap(), "first");
+        assert_eq!(layout.node_name(|| "asked again".to_owned()).unwrap(), "asked again", "asking changes nothing");
+        layout.keep_node_name("first").unwrap();
+        layout.keep_node_name("second").unwrap();
         layout.set_api_port(7443).unwrap();
         layout.set_was_up(true).unwrap();
         layout.prepare().unwrap();

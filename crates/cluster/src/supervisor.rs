@@ -209,6 +209,7 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     let fallback = options.control_plane_only.then_some(NODE_ADDRESS);
     let address = terrarium_cni::node_address().or(fallback).ok_or(Error::NoAddress)?;
     let spec = Spec::new(layout, address, journal.settings().cloned().collect())?;
+    layout.keep_node_name(&spec.node)?;
     if plan.is_some() {
         config::write_all(&spec)?;
     }
