@@ -18,6 +18,7 @@ use crate::component::{GUARDIAN, SUPERVISOR};
 use crate::events::{self, Stage};
 use crate::launch::own_program;
 use crate::layout::RUNTIME_DIR;
+use crate::layout::RUNTIME_DIR;
 use crate::process::{self, ProcessRef};
 use crate::{Error, Layout, Options, logs};
 
@@ -134,6 +135,8 @@ pub(crate) fn spawn(layout: &Layout, begin: Begin, options: &Options, stdin: Std
         Begin::Watch => command.arg("--watch"),
     };
     command.arg("--data-dir").arg(layout.data());
+    // Root of a user namespace would look for root's.
+    command.env(RUNTIME_DIR, layout.runtime());
     command.current_dir("/").stdin(stdin).stdout(log).stderr(error_log).spawn().map_err(Error::io("run", &program))
 }
 
