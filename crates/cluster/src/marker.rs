@@ -84,7 +84,9 @@ impl Layout {
 
     /// Notes the node's name, which stays from the first time on. Call it with the lock held.
     pub(crate) fn keep_node_name(&self, name: &str) -> Result<(), Error> {
-        let change = |marker: &mut Marker| drop(marker.node.get_or_insert_with(|| name.to_owned()));
+        let change = |marker: &mut Marker| {
+            marker.node.get_or_insert_with(|| name.to_owned());
+        };
         self.change_marker(change).map(drop)
     }
 
