@@ -15,7 +15,7 @@ crate::stories! {
         a_kubelet_without_kmsg_does_not_start
         a_kubelet_refuses_cgroup_v1
         containerd_refuses_overlays_on_the_root
-        containerd_refuses_unprivileged_sysctls_on_an_old_kernel
+        pods_are_not_made_with_unprivileged_sysctls
         without_small_remedies_the_log_complains_and_logs_are_not_found
         the_stock_bridge_plugin_takes_no_bridge_for_one
         a_route_without_a_device_leads_nowhere
@@ -66,20 +66,17 @@ fn a_kubelet_refuses_cgroup_v1(cluster: &Cluster) {
 /// The node gets Ready; its Pods do not.
 fn containerd_refuses_overlays_on_the_root(cluster: &Cluster) {
     needs(cluster, "overlay-on-root");
-    cluster.terrarium("up --remedy overlay-on-root=none --data-dir /srv/gap").succeeds();
-    let namespace = cluster.namespace("gap");
-    namespace.apply(WEB);
-    eventually(Duration::from_secs(30), || match namespace.kubectl("get events") {
-        events if events.contains("failed to mount") && events.contains("invalid argument") => Ok(()),
-        events => Err(events),
-    });
-    namespace.keep();
-    cluster.terrarium("down --purge").succeeds();
+    pods_fail_without(cluster, "overlay-on-root", &["failed to mount", "invalid argument"]);
 }
 
-fn containerd_refuses_unprivileged_sysctls_on_an_old_kernel(cluster: &Cluster) {
+/// An old kernel containerd refuses by its version; on a newer one the Pods miss the sysctls.
+fn pods_are_not_made_with_unprivileged_sysctls(cluster: &Cluster) {
     needs(cluster, "unprivileged-sysctls");
-    fails_without(cluster, "unprivileged-sysctls", "containerd", OLD_KERNEL);
+    if cluster.kind().gvisor != Gvisor::V2026_07 {
+        fails_without(cluster, "unprivileged-sysctls", "containerd", OLD_KERNEL);
+        return;
+    }
+    pods_fail_without(cluster, "unprivileged-sysctls", &["open /proc/sys/net/ipv4/ip_unprivileged_port_start"]);
 }
 
 /// Both at once: the cluster comes up without them.
@@ -118,6 +115,11 @@ fn a_route_without_a_device_leads_nowhere(cluster: &Cluster) {
         done
         ip netns exec routed bash -c 'exec 3<>/dev/tcp/10.88.0.1/9'
         ip -n routed route del default; ip -n routed route flush default; ip netns del routed; ip link del routed; true";
+    if cluster.kind().gvisor == Gvisor::V2024_07 {
+        // It says the same of a neighbour that does not answer, as there is none here: no more can be told apart.
+        cluster.sh(script).succeeds().complains("No route to host");
+        return;
+    }
     cluster.sh(script).succeeds().complains("Network is unreachable");
     let named = script.replace("via 10.77.0.1'", "via 10.77.0.1 dev eth0'").replace("bash -c", "timeout 1 bash -c");
     let named = cluster.sh(&named).succeeds();
@@ -127,7 +129,7 @@ fn a_route_without_a_device_leads_nowhere(cluster: &Cluster) {
 fn iptables_does_not_masquerade(cluster: &Cluster) {
     let rule = "iptables-legacy -t nat -A POSTROUTING -p tcp -s 10.42.0.0/24";
     cluster.sh(&format!("{rule} -j MASQUERADE")).exits(1).complains("MASQUERADE");
-    cluster.sh(&format!("{rule} -m comment --comment pods -j RETURN")).exits(1).complains("comment");
+    cluster.sh(&format!("{rule} -m comment --comment pods -j RETURN")).exits(1).complains("Invalid argument");
     cluster.sh("iptables-nft -t nat -L").exits(1).complains("Protocol not supported");
     // The remedy's own kind of rule.
     let snat = format!("{rule} -j SNAT --to-source 10.42.0.1");
@@ -184,7 +186,7 @@ fn a_node_without_an_address_is_refused(cluster: &Cluster) {
 }
 
 fn without_namespaces_of_its_own_no_mount_is_allowed(cluster: &Cluster) {
-    cluster.sh("mount -t tmpfs tmpfs /mnt").exits(32).complains("permission denied");
+    cluster.sh("mount -t tmpfs tmpfs /mnt").exits(32);
     let up = cluster.terrarium("up --remedy privileges=none").exits(1);
     up.complains("a node cannot run in this sandbox").complains("there is no mount namespace to try it in");
     cluster.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).succeeds();
@@ -201,10 +203,24 @@ fn needs(cluster: &Cluster, gap: &str) {
     }
 }
 
+/// Starts a cluster without the gap's remedy: the node gets Ready, and an event of a Pod has these words.
+fn pods_fail_without(cluster: &Cluster, gap: &str, words: &[&str]) {
+    cluster.terrarium(&format!("up --remedy {gap}=none --data-dir /srv/gap")).succeeds();
+    let namespace = cluster.namespace("gap");
+    namespace.apply(WEB);
+    eventually(Duration::from_secs(30), || match namespace.kubectl("get events") {
+        events if words.iter().all(|words| events.contains(words)) => Ok(()),
+        events => Err(events),
+    });
+    namespace.keep();
+    cluster.terrarium("down --purge").succeeds();
+}
+
 /// Tries to start a cluster without the gap's remedy: the component's log must have these words. Returns what `up` said.
 fn fails_without(cluster: &Cluster, gap: &str, component: &str, words: &str) -> String {
     let data_dir = "/srv/gap";
-    let up = cluster.terrarium(&format!("up --wait 25s --remedy {gap}=none --data-dir {data_dir}")).exits(1);
+    let up = cluster.terrarium(&format!("up --wait 40s --remedy {gap}=none --data-dir {data_dir}"));
+    assert_ne!(up.code, 0, "{up}");
     let log = cluster.run(["sh", "-c", &format!("cat {data_dir}/logs/{component}*")]).stdout;
     assert!(log.contains(words) || up.stderr.contains(words), "{up}\n{component}: {log}");
     // Not waiting any more is not giving up: it may be still trying.

@@ -153,15 +153,15 @@ pub enum Error {
     /// A program runs under remedies of its own.
     #[error("`terrarium exec` runs a program here, under remedies that a cluster would need itself")]
     ExecRuns,
-    /// The namespaces of what runs here cannot be entered.
-    #[error("a cluster runs here in a user namespace, and this kernel lets nobody enter that (gVisor before 2026-07)")]
-    Closed,
     /// A cluster that was not taken down.
     #[error("what an earlier cluster did to this sandbox was not undone")]
     LeftOver,
     /// There is no cluster to work on.
     #[error("no cluster is running here")]
     NotRunning,
+    /// The cluster is in a user namespace, and this kernel lets nobody into one.
+    #[error("this kernel lets nobody join the user namespace in which the cluster runs")]
+    Unjoinable,
     /// A component ended before it was ready, again and again.
     #[error("{component} does not start: {why}\n{log}")]
     Component {
@@ -313,9 +313,9 @@ impl Error {
             Self::Network(error) => cause(error).unwrap_or(ErrorId::UndoFailed),
             Self::AlreadyRunning { .. } => ErrorId::AlreadyRunning,
             Self::ExecRuns => ErrorId::ExecRunning,
-            Self::Closed => ErrorId::NamespaceClosed,
             Self::LeftOver => ErrorId::LeftOver,
             Self::NotRunning => ErrorId::NotRunning,
+            Self::Unjoinable => ErrorId::Unjoinable,
             Self::Component { log, .. } => ErrorId::of_words(log).unwrap_or(ErrorId::ComponentFails),
             Self::Timeout { .. } => ErrorId::Timeout,
             Self::Interrupted { .. } => ErrorId::Interrupted,

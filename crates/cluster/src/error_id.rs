@@ -85,8 +85,8 @@ errors! {
         => "take that down first: `terrarium down`";
     ExecRunning "exec-running" Refused "`terrarium exec` runs a program under remedies of its own"
         => "wait for its end, or end it";
-    NamespaceClosed "namespace-closed" Refused "the cluster's user namespace cannot be entered on this kernel"
-        => "take the cluster down first: `terrarium down`";
+    Unjoinable "unjoinable" Refused "the kernel lets nobody join the user namespace in which the cluster runs"
+        => "run the program in a Pod, or take the cluster down first: `terrarium down`";
     LeftOver "left-over" Refused "an earlier cluster was not taken down" => "take it down: `terrarium down`";
     RestartNeeded "restart-needed" Refused "what was asked for cannot change while the cluster runs"
         => "take it down first: `terrarium down`, then call `terrarium up` again";

@@ -25,7 +25,7 @@ pub fn exec(layout: &Layout, options: &Options, program: &OsString, arguments: &
     for path in [layout.journal(), journal_of(layout)] {
         if let Some(journal) = Journal::open(&path)?.filter(lives) {
             if !journal.join()? {
-                return Err(Error::Closed);
+                return Err(Error::Unjoinable);
             }
             let error = std::process::Command::new(program).args(arguments).exec();
             return Err(Error::io("run", Path::new(program))(error));

@@ -93,7 +93,7 @@ impl Journal {
     pub fn join(&self) -> Result<bool, Error> {
         match self.header.isolation {
             Isolation::Nothing => Ok(false),
-            Isolation::Mount | Isolation::User { .. } => self.header.namespaces.join(),
+            isolation @ (Isolation::Mount | Isolation::User { .. }) => self.header.namespaces.join(isolation),
         }
     }
 

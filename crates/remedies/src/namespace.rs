@@ -62,13 +62,14 @@ impl Namespaces {
     }
 
     /// Moves this process into them, through one of their members; `false` if there is none, or this kernel lets nobody
-    /// join a user namespace (gVisor before 2026-07).
-    pub(crate) fn join(&self) -> Result<bool, Error> {
+    /// join a user namespace (gVisor before 2026-07). Whether there is one of their own to join says `isolation`: the links
+    /// of older builds name another at each look, also where there is but one.
+    pub(crate) fn join(&self, isolation: Isolation) -> Result<bool, Error> {
         let failed = |source| Error::Namespace { doing: format!("join the cluster's namespaces {}", self.mnt), source };
         // A member may end while it is looked at: then the next one is tried.
         let mut last = None;
         for member in self.members().map_err(failed)? {
-            match self.join_through(&member.to_string()) {
+            match self.join_through(&member.to_string(), isolation) {
                 Ok(joined) => return Ok(joined),
                 Err(error) => last = Some(error),
             }
@@ -76,10 +77,10 @@ impl Namespaces {
         last.map_or(Ok(false), |error| Err(failed(error)))
     }
 
-    fn join_through(&self, member: &str) -> io::Result<bool> {
+    fn join_through(&self, member: &str, isolation: Isolation) -> io::Result<bool> {
         let current = Self::current()?;
-        let other =
-            KINDS.into_iter().zip([(&self.user, &current.user), (&self.net, &current.net), (&self.mnt, &current.mnt)]);
+        let user = if matches!(isolation, Isolation::User { .. }) { &current.user } else { &self.user };
+        let other = KINDS.into_iter().zip([(&self.user, user), (&self.net, &current.net), (&self.mnt, &current.mnt)]);
         // All are opened first: once one is joined, the others' links may be hidden from this process.
         let files = other
             .filter(|(_, (theirs, ours))| theirs != ours)
