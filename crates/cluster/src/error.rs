@@ -150,6 +150,12 @@ pub enum Error {
         /// Its data directory.
         data_dir: PathBuf,
     },
+    /// A program runs under remedies of its own.
+    #[error("`terrarium exec` runs a program here, under remedies that a cluster would need itself")]
+    ExecRuns,
+    /// A cluster that was not taken down.
+    #[error("what an earlier cluster did to this sandbox was not undone")]
+    LeftOver,
     /// There is no cluster to work on.
     #[error("no cluster is running here")]
     NotRunning,
@@ -306,6 +312,8 @@ impl Error {
             Self::Remedy(error) => of_remedy(error),
             Self::Network(error) => cause(error).unwrap_or(ErrorId::UndoFailed),
             Self::AlreadyRunning { .. } => ErrorId::AlreadyRunning,
+            Self::ExecRuns => ErrorId::ExecRunning,
+            Self::LeftOver => ErrorId::LeftOver,
             Self::NotRunning => ErrorId::NotRunning,
             Self::Unjoinable => ErrorId::Unjoinable,
             Self::Component { log, .. } => ErrorId::of_words(log).unwrap_or(ErrorId::ComponentFails),

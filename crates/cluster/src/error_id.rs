@@ -83,8 +83,11 @@ errors! {
     NotRunning "not-running" NotRunning "no cluster is running" => "start one with `terrarium up`";
     AlreadyRunning "already-running" Refused "a cluster with another data directory has this sandbox"
         => "take that down first: `terrarium down`";
+    ExecRunning "exec-running" Refused "`terrarium exec` runs a program under remedies of its own"
+        => "wait for its end, or end it";
     Unjoinable "unjoinable" Refused "the kernel lets nobody join the user namespace in which the cluster runs"
         => "run the program in a Pod, or take the cluster down first: `terrarium down`";
+    LeftOver "left-over" Refused "an earlier cluster was not taken down" => "take it down: `terrarium down`";
     RestartNeeded "restart-needed" Refused "what was asked for cannot change while the cluster runs"
         => "take it down first: `terrarium down`, then call `terrarium up` again";
     DataDirForeign "data-dir-foreign" Refused "the data directory holds files that are not terrarium's"

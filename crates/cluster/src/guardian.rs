@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 
-use crate::component::{GUARDIAN, SUPERVISOR};
+use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Stage};
 use crate::launch::own_program;
 use crate::layout::RUNTIME_DIR;
@@ -63,7 +63,10 @@ pub fn run(layout: &Layout, begin: Begin, options: &Options) -> Result<(), Error
             Begin::Watch => watch(layout),
             Begin::Start(_) | Begin::Resume => {
                 let status = supervise(layout, begin, options)?;
-                is_in_order(status) || is_over(layout)
+                // One that failed while components run leaves them unwatched.
+                let is_done =
+                    status.success() || !SERVICES.iter().any(|name| process::recorded(layout, name).is_some());
+                is_in_order(status) && is_done || is_over(layout)
             }
         };
         if ended_in_order {
@@ -87,7 +90,7 @@ fn supervise(layout: &Layout, begin: Begin, options: &Options) -> Result<ExitSta
     command.args(["supervise", "--guardian", &std::process::id().to_string()]);
     match begin {
         Begin::Start(since) => command.args(["--since", &since.to_string()]).args(options.arguments()),
-        Begin::Resume | Begin::Watch => command.arg("--resume"),
+        Begin::Resume | Begin::Watch => command.arg("--resume").args(options.arguments()),
     };
     command.arg("--data-dir").arg(layout.data()).status().map_err(Error::io("run", &program))
 }

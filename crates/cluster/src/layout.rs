@@ -284,13 +284,6 @@ impl Layout {
         self.runtime.join("progress")
     }
 
-    /// What `terrarium exec` keeps, beside the runtime directory: that goes with the cluster.
-    pub(crate) fn exec(&self) -> PathBuf {
-        let mut name = self.runtime.file_name().unwrap_or_default().to_owned();
-        name.push("-exec");
-        self.runtime.with_file_name(name)
-    }
-
     pub(crate) fn options(&self) -> PathBuf {
         self.runtime.join("options.json")
     }

@@ -16,7 +16,7 @@ use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Events, Stage};
 use crate::guardian::{self, Begin};
 use crate::process::{self, ProcessRef, wait_until};
-use crate::{Error, Event, Layout, Options, Wishes, logs, supervisor};
+use crate::{Error, Event, Layout, Options, Wishes, exec, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -60,14 +60,17 @@ pub fn up(
     let limit = wishes.wait;
     let start = Instant::now();
     refuse_another(layout)?;
+    exec::refuse_running(layout)?;
     if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
         match events::stage(layout)? {
             Stage::Starting => {
                 wishes.refuse_changes(layout)?;
+                options.refuse_changes(layout)?;
                 return follow(layout, &supervisor, start, wishes, on_event);
             }
             Stage::Up => {
                 wishes.refuse_changes(layout)?;
+                options.refuse_changes(layout)?;
                 return Ok(Outcome::WasUp);
             }
             Stage::Ending if wait_until(limit, || !supervisor.is_alive() || wishes.is_interrupted()) => {
@@ -108,10 +111,6 @@ pub fn up(
         }
         undo_rest(layout);
         return Err(Error::Interrupted { what_now: "the start was undone" });
-    }
-    if matches!(result, Ok(Outcome::CameUp)) {
-        // What it is for can wait for the next `up`, where the disk is full.
-        let _ = layout.set_was_up(true);
     }
     if matches!(result, Err(Error::Supervisor { .. })) {
         // The guardian ends with its supervisor, which is undoing what it did: whoever calls `up` again at once must find it
@@ -179,7 +178,9 @@ pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
 /// Whether anything of a cluster runs.
 fn lives(layout: &Layout) -> Result<bool, Error> {
     let is_inhabited = |journal: Journal| journal.members().is_ok_and(|members| !members.is_empty());
-    Ok(process::recorded(layout, SUPERVISOR).is_some() || Journal::open(&layout.journal())?.is_some_and(is_inhabited))
+    let is_recorded = |name: &&str| process::recorded(layout, name).is_some();
+    Ok(std::iter::once(&SUPERVISOR).chain(SERVICES).any(is_recorded)
+        || Journal::open(&layout.journal())?.is_some_and(is_inhabited))
 }
 
 /// Tells the events of a start until it ends. A supervisor that is killed meanwhile is followed by the one that its guardian
@@ -260,6 +261,7 @@ fn follow_one(
 /// Something could not be stopped or undone; calling it again goes on from there.
 pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
     refuse_another(layout)?;
+    exec::refuse_running(layout)?;
     let mut was_running = false;
     if layout.runtime().exists() {
         let start = Instant::now();
@@ -323,6 +325,7 @@ fn remove_rest(layout: &Layout, lock: File) -> Result<bool, Error> {
     if is_left {
         supervisor::stop_orphaned(layout, &lock)?;
     }
+    exec::sweep(layout)?;
     layout.remove_runtime()?;
     drop(lock);
     Ok(is_left)

@@ -41,18 +41,31 @@ impl Options {
         write(&layout.options(), &serde_json::to_vec(&kept).expect("strings and a boolean become JSON"))
     }
 
-    /// Those of the cluster that runs; the default where none says anything.
-    pub(crate) fn kept(layout: &Layout) -> Result<Self, Error> {
+    /// Those of the cluster that runs, or was to run; `None` where nothing says them.
+    pub(crate) fn kept(layout: &Layout) -> Result<Option<Self>, Error> {
         let path = layout.options();
         let content = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(Error::io("read", &path))?,
         };
         let invalid = |why: String| Error::io("read", &path)(io::Error::new(io::ErrorKind::InvalidData, why));
         let kept: Kept = serde_json::from_slice(&content).map_err(|error| invalid(error.to_string()))?;
         let decisions: Result<Vec<Decision>, String> = kept.remedies.iter().map(|decision| decision.parse()).collect();
         let remedies = decisions.map_err(invalid)?.into_iter().collect();
-        Ok(Self { remedies, control_plane_only: kept.control_plane_only })
+        Ok(Some(Self { remedies, control_plane_only: kept.control_plane_only }))
+    }
+
+    /// Refuses what a cluster that runs cannot change.
+    pub(crate) fn refuse_changes(&self, layout: &Layout) -> Result<(), Error> {
+        let kept = Self::kept(layout)?.unwrap_or_default();
+        if self.control_plane_only != kept.control_plane_only {
+            return Err(Error::RestartNeeded { what: "whether there is a node" });
+        }
+        let has_decided = self.remedies.decisions().next().is_some();
+        if has_decided && self.remedies != kept.remedies {
+            return Err(Error::RestartNeeded { what: "how a gap is closed" });
+        }
+        Ok(())
     }
 
     /// The components that go on for as long as the cluster runs.
@@ -68,11 +81,14 @@ mod tests {
     #[test]
     fn what_is_kept_is_what_was_decided() {
         let (_root, layout) = Layout::temporary();
-        assert_eq!(Options::kept(&layout).unwrap(), Options::default());
+        assert_eq!(Options::kept(&layout).unwrap(), None);
         let remedies = ["kmsg=none", "privileges=namespace"].map(|decision| decision.parse::<Decision>().unwrap());
         let options = Options { remedies: remedies.into_iter().collect(), control_plane_only: true };
         options.keep(&layout).unwrap();
-        assert_eq!(Options::kept(&layout).unwrap(), options);
+        assert_eq!(Options::kept(&layout).unwrap().as_ref(), Some(&options));
+        options.refuse_changes(&layout).unwrap();
+        Options { remedies: Choices::default(), ..options.clone() }.refuse_changes(&layout).unwrap();
+        assert!(Options { control_plane_only: false, ..options.clone() }.refuse_changes(&layout).is_err());
         assert_eq!(
             options.arguments(),
             ["--remedy=privileges=namespace", "--remedy=kmsg=none", "--control-plane-only"]

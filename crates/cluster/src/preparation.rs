@@ -19,7 +19,11 @@ pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> 
         Some(Choice::Nothing) => terrarium_probes::probe_in(layout.data(), Place::MountNamespace)?,
         None => terrarium_probes::probe(layout.data())?,
     };
-    let plan = plan(&report, &options.remedies, &Site { runtime_dir: runtime_dir.to_owned() });
+    let plan = plan(
+        &report,
+        &options.remedies,
+        &Site { runtime_dir: runtime_dir.to_owned(), data_dir: layout.data().to_owned() },
+    );
     Ok((report, plan))
 }
 

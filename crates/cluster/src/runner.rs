@@ -88,7 +88,7 @@ pub(crate) fn run(
                 _ = terminated.recv() => return Ok(()),
                 _ = interrupted.recv() => return Ok(()),
                 Some(error) = failed.recv() => return Err(error),
-                Some(event) = happened.recv() => report(progress, event, &mut waiting),
+                Some(event) = happened.recv() => report(layout, progress, event, &mut waiting),
                 _ = rotation.tick() => if let Err(error) = logs::rotate_all(layout) {
                     tracing::warn!("{}", crate::error::chain(&error));
                 },
@@ -99,11 +99,13 @@ pub(crate) fn run(
     })
 }
 
-fn report(progress: &Progress, event: Event, waiting: &mut usize) {
+fn report(layout: &Layout, progress: &Progress, event: Event, waiting: &mut usize) {
     let Event::Ready { step, .. } = event else { return progress.report(&event) };
     progress.report(&Event::Ready { step, seconds: progress.seconds() });
     *waiting -= 1;
     if *waiting == 0 {
+        // What it is for can wait for the next start, where the disk is full.
+        let _ = layout.set_was_up(true);
         progress.report(&Event::Up { seconds: progress.seconds() });
     }
 }

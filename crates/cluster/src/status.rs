@@ -111,7 +111,7 @@ pub fn server_runs(layout: &Layout) -> bool {
 /// # Errors
 /// Files that are there cannot be read. A cluster that does not answer is a state, not an error.
 pub fn look(layout: &Layout) -> Result<Status, Error> {
-    let options = Options::kept(layout)?;
+    let options = Options::kept(layout)?.unwrap_or_default();
     let names = [GUARDIAN, SUPERVISOR].into_iter().chain(options.services().iter().copied());
     let components: Vec<ComponentStatus> = names.map(|name| ComponentStatus::look(layout, name)).collect();
     let (api_ready, nodes, pods) =

@@ -25,7 +25,8 @@ const POD_GRACE: Duration = Duration::from_secs(2);
 /// nothing lives in it any more.
 pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<(), Error> {
     let mut result = stop_service(layout, KUBELET);
-    if let Some(journal) = &journal {
+    // A cluster that was given no namespaces has no Pods: those that there are, are somebody else's.
+    if let Some(journal) = journal.as_ref().filter(|journal| journal.isolation() != Isolation::Nothing) {
         stop_pods();
         // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
         let members = journal.members().unwrap_or_default();
@@ -89,7 +90,13 @@ fn pod_processes() -> Vec<i32> {
 
 /// Removes the runtime directory, except the lock that is held and what the user may look at after a failure.
 fn remove_runtime_files(layout: &Layout) -> Result<(), Error> {
-    let kept = [layout.data_dir_note(), layout.lock(), layout.progress(), layout.record(crate::component::SUPERVISOR)];
+    let kept = [
+        layout.options(),
+        layout.data_dir_note(),
+        layout.lock(),
+        layout.progress(),
+        layout.record(crate::component::SUPERVISOR),
+    ];
     let entries = match fs::read_dir(layout.runtime()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("read", layout.runtime()))?,

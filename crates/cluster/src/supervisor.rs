@@ -17,7 +17,7 @@ use crate::config;
 use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, Options, forwarder, preflight, preparation, runner, stop};
+use crate::{Error, Event, Layout, Options, exec, forwarder, preflight, preparation, runner, stop};
 
 /// How often is looked whether the lock is free.
 const LOCK_INTERVAL: Duration = Duration::from_millis(40);
@@ -59,6 +59,8 @@ pub fn run(layout: &Layout, call: Call) -> Result<(), Error> {
     }
     // A `down` that held the lock has removed what `up` had made ready.
     layout.prepare()?;
+    let kept = if call.resume { Options::kept(layout)? } else { None };
+    let options = kept.unwrap_or(call.options);
     let own = ProcessRef::of(std::process::id().cast_signed()).ok_or(Error::NotRunning)?;
     let progress = Progress::create(layout, call.start)?;
     crate::layout::write(&layout.data_dir_note(), layout.data().as_os_str().as_encoded_bytes())?;
@@ -70,7 +72,6 @@ pub fn run(layout: &Layout, call: Call) -> Result<(), Error> {
     process::record(layout, SUPERVISOR, &own)?;
     prctl::set_pdeathsig(None).map_err(masked)?;
     let guardian = Ward::begin(layout, call.guardian);
-    let options = if call.resume { Options::kept(layout)? } else { call.options };
     let result = bring_up_and_serve(layout, &options, &progress, guardian);
     if let Err(error) = &result {
         progress.report(&Event::Failed { message: crate::error::chain(error), id: error.id() });
@@ -172,13 +173,16 @@ impl Ground {
             && let Some(listener) = join(layout, journal)?
             && let Some(journal) = leftover
         {
-            return Ok(Self { journal, options: Options::kept(layout)?, plan: None, listener });
+            let options = Options::kept(layout)?.unwrap_or_else(|| asked.clone());
+            return Ok(Self { journal, options, plan: None, listener });
         }
         stop::stop_cluster(layout, leftover)?;
         layout.prepare()?;
+        exec::sweep(layout)?;
+        // Before anything that takes time: whoever must begin anew does so with the same.
+        asked.keep(layout)?;
         preflight::check(layout, asked)?;
         let plan = preparation::plan_start(layout, asked)?;
-        asked.keep(layout)?;
         let listener = forwarder::listen(plan.isolation, layout.api_port()?)?;
         namespace::enter_new(plan.isolation)?;
         let journal = Journal::create(&layout.journal(), plan.isolation)?;

@@ -34,6 +34,11 @@ pub enum Action {
         /// What it holds.
         content: String,
     },
+    /// Makes an empty file to mount something over, if there is none.
+    CreateMountPoint {
+        /// Its path; the parent exists.
+        path: PathBuf,
+    },
     /// Makes a file with a new machine ID (machine-id(5)): a file once it is to be done.
     CreateMachineId {
         /// Its path; the parent exists.
@@ -126,6 +131,12 @@ impl Action {
                 Ok(before) if before == *value => Vec::new(),
                 before => vec![Self::Sysctl { path: path.clone(), value: value.clone(), before: before.ok() }],
             },
+            // Before it is journalled: what is there is somebody's, and stays when the journal is reverted.
+            Self::CreateFile { path, .. } if fs::symlink_metadata(path).is_ok() => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            Self::CreateMountPoint { path } if path.exists() => Vec::new(),
+            Self::CreateMountPoint { path } => vec![Self::CreateFile { path: path.clone(), content: String::new() }],
             Self::CreateMachineId { path } => {
                 let mut random = [0; 16];
                 fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
@@ -188,7 +199,7 @@ impl Action {
                     .map_err(Into::into)
             }
             // Resolved before it is done.
-            Self::CreateMachineId { .. } | Self::Configure(_) => Ok(()),
+            Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),
         }
     }
 
@@ -227,7 +238,7 @@ impl Action {
                 }
                 Ok(())
             }
-            Self::CreateMachineId { .. } | Self::Configure(_) => Ok(()),
+            Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),
         }
     }
 
@@ -236,6 +247,9 @@ impl Action {
         match self {
             Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_) => true,
             Self::Address { .. } => matches!(isolation, Isolation::User { .. }),
+            Self::Sysctl { path, .. } => {
+                matches!(isolation, Isolation::User { .. }) && path.starts_with("/proc/sys/net")
+            }
             _ => false,
         }
     }
@@ -269,6 +283,7 @@ impl fmt::Display for Action {
             Self::CreateDir { path } => write!(f, "make the directory {}", path.display()),
             Self::Cgroup { path } => write!(f, "make the cgroup {}", path.display()),
             Self::CreateFile { path, .. } => write!(f, "make the file {}", path.display()),
+            Self::CreateMountPoint { path } => write!(f, "make sure of the file {}", path.display()),
             Self::CreateMachineId { path } => write!(f, "make a machine ID in {}", path.display()),
             Self::Address { address } => write!(f, "give the loopback device the address {address}"),
             Self::Sysctl { path, value, .. } => write!(f, "write {value} to {}", path.display()),

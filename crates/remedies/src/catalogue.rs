@@ -45,8 +45,11 @@ const fn preparation(preparation: Preparation) -> Purpose {
     Purpose::Preparation { preparation }
 }
 
-/// Nothing need be made here; and devices are refused on whatever is mounted in a user namespace.
+/// Devices are refused on whatever is mounted in a user namespace, and nothing need be made here.
 const DEVICES: &str = "/dev";
+
+/// Others may have mounted files here, as Docker does, which an overlay would not show.
+const CONFIGURATION: &str = "/etc";
 
 /// User, mount and network namespaces of the cluster's own. Entering them is the supervisor's; here is what follows.
 struct OwnNamespaces;
@@ -66,9 +69,20 @@ impl Remedy for OwnNamespaces {
             .report
             .writable
             .iter()
-            .filter(|(path, writable)| !**writable && **path != Path::new(DEVICES))
+            .filter(|(path, writable)| {
+                !**writable && ![DEVICES, CONFIGURATION].map(Path::new).contains(&path.as_path())
+            })
             .map(|(path, _)| path)
             .collect();
+        for ours in [&input.site.data_dir, &input.site.runtime_dir] {
+            if let Some(above) = closed.iter().find(|above| ours.starts_with(above)) {
+                return Err(format!(
+                    "{} lies below {}, over which an overlay must go: name another place with --data-dir",
+                    ours.display(),
+                    above.display()
+                ));
+            }
+        }
         let mut actions = Vec::new();
         if !closed.is_empty() {
             actions.extend([Action::create_dir(&layers), Action::mount("tmpfs", &layers, "mode=0755")]);
@@ -332,7 +346,7 @@ impl Remedy for NullKmsg {
 
     fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
         Ok(vec![
-            Action::CreateFile { path: KMSG.into(), content: String::new() },
+            Action::CreateMountPoint { path: KMSG.into() },
             Action::Bind { source: "/dev/null".into(), target: KMSG.into() },
         ])
     }
@@ -433,8 +447,18 @@ impl Remedy for MachineId {
         gap(GapId::MachineId, Rung::Mount)
     }
 
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(vec![Action::CreateMachineId { path: MACHINE_ID.into() }])
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        if let Some(false) = input.report.writable.get(Path::new(CONFIGURATION)) {
+            return Err(format!("new entries are refused in {CONFIGURATION}"));
+        }
+        // Bound over what may be there: an image may have an empty one.
+        let made = input.site.runtime_dir.join("machine-id");
+        Ok(vec![
+            Action::create_dir(&input.site.runtime_dir),
+            Action::CreateMachineId { path: made.clone() },
+            Action::CreateMountPoint { path: MACHINE_ID.into() },
+            Action::Bind { source: made, target: MACHINE_ID.into() },
+        ])
     }
 
     fn verify(&self) -> io::Result<()> {

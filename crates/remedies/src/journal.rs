@@ -147,10 +147,8 @@ fn read(path: &Path) -> io::Result<Option<(Header, Vec<Entry>)>> {
     let Ok(header) = serde_json::from_slice(&header) else { return Ok(None) };
     let mut entries = Vec::new();
     for line in lines {
-        match serde_json::from_slice(&line?) {
-            Ok(entry) => entries.push(entry),
-            Err(_) => break,
-        }
+        // A torn line is the last one; were another damaged, those after it still are to be undone.
+        entries.extend(serde_json::from_slice::<Entry>(&line?));
     }
     Ok(Some((header, entries)))
 }

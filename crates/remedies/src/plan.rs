@@ -10,11 +10,13 @@ use terrarium_gaps::{Blocks, GapId, Place, Report, Rung, TABLE};
 
 use crate::{Action, CATALOGUE, Setting};
 
-/// Where remedies may put what they need.
+/// Where remedies may put what they need, and what they must leave alone.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Runtime files, gone with the cluster: /run/terrarium.
     pub runtime_dir: PathBuf,
+    /// What must not be hidden: the data directory.
+    pub data_dir: PathBuf,
 }
 
 /// What the user decided for some gaps: `--remedy GAP=RUNG`.

@@ -9,8 +9,13 @@ use terrarium_gaps::{
 };
 use terrarium_remedies::{Action, Choices, Decision, Isolation, Plan, Setting, Site, plan};
 
-fn site() -> Site {
-    Site { runtime_dir: "/run/terrarium".into() }
+/// Where a caller with these rights has its files.
+fn site(report: &Report) -> Site {
+    let (runtime, data) = match report.rights.uid {
+        0 => ("/run/terrarium", "/var/lib/terrarium"),
+        _ => ("/home/user/.local/state/terrarium", "/home/user/.local/share/terrarium"),
+    };
+    Site { runtime_dir: runtime.into(), data_dir: data.into() }
 }
 
 fn fails() -> Tried {
@@ -72,7 +77,7 @@ fn decide(decisions: &[&str]) -> Choices {
 }
 
 fn planned(report: &Report, decisions: &[&str]) -> Plan {
-    plan(report, &decide(decisions), &site())
+    plan(report, &decide(decisions), &site(report))
 }
 
 /// What the plan for a recorded sandbox comes to, one line each.
@@ -155,7 +160,7 @@ fn entries_that_directories_refuse_go_to_overlays_of_a_user_namespace() {
     let mut report = complete();
     report.rights.place = Place::UserNamespace;
     report.rights.mount_namespace = fails();
-    report.rights.mappable_ids = 1;
+    (report.rights.uid, report.rights.mappable_ids) = (1000, 1);
     report.writable = [("/var/lib".into(), false), ("/run".into(), true)].into();
     report.network.address = fails();
     report.network.ip_forward = Sysctl::ReadOnly("0".to_owned());
@@ -171,6 +176,17 @@ fn entries_that_directories_refuse_go_to_overlays_of_a_user_namespace() {
     assert_eq!(overlays, ["mount overlay on /var/lib"]);
     assert!(plan.settings().any(|setting| *setting == Setting::PodNetwork { ip_forward: false, ip_masq: false }));
     assert!(plan.step(GapId::NodeAddress).is_some());
+}
+
+#[test]
+fn what_lasts_is_never_hidden_by_an_overlay() {
+    let mut report = complete();
+    report.rights.place = Place::UserNamespace;
+    report.rights.mount_namespace = fails();
+    report.writable = [("/var/lib".into(), false)].into();
+    let plan = planned(&report, &[]);
+    let why = plan.obstacles().find(|open| open.gap == GapId::Privileges).map(|open| open.why.clone());
+    assert!(why.unwrap().contains("--data-dir"));
 }
 
 #[test]
@@ -245,8 +261,8 @@ proptest! {
     /// is neither, and the plan can be told from its JSON.
     #[test]
     fn every_gap_is_closed_or_said_to_be_open(report in any_report(), choices in any_choices()) {
-        let made = plan(&report, &choices, &site());
-        prop_assert_eq!(&made, &plan(&report, &choices, &site()), "the same comes from the same");
+        let made = plan(&report, &choices, &site(&report));
+        prop_assert_eq!(&made, &plan(&report, &choices, &site(&report)), "the same comes from the same");
         for gap in TABLE.iter().map(|row| row.id) {
             let closed = made.steps.iter().filter(|step| step.purpose.gap() == Some(gap)).count();
             let open = made.open.iter().filter(|open| open.gap == gap).count();
@@ -260,7 +276,7 @@ proptest! {
     #[test]
     fn nothing_is_mounted_twice(report in any_report()) {
         let mut targets = BTreeSet::new();
-        for action in plan(&report, &Choices::default(), &site()).steps.iter().flat_map(|step| &step.actions) {
+        for action in plan(&report, &Choices::default(), &site(&report)).steps.iter().flat_map(|step| &step.actions) {
             if let Action::Mount { target, .. } | Action::Bind { target, .. } = action {
                 prop_assert!(targets.insert(target.clone()), "{}", target.display());
             }
@@ -270,7 +286,7 @@ proptest! {
     /// A rung is what the table says: the sentence of each step is there.
     #[test]
     fn every_step_says_what_it_does(report in any_report()) {
-        for step in plan(&report, &Choices::default(), &site()).steps {
+        for step in plan(&report, &Choices::default(), &site(&report)).steps {
             prop_assert!(!step.does.is_empty(), "{}", step.purpose);
         }
     }

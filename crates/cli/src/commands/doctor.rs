@@ -118,7 +118,7 @@ mod tests {
         let reports = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gaps/tests/reports");
         let report = std::fs::read_to_string(reports.join(recorded).with_extension("json")).unwrap();
         let report: Report = serde_json::from_str(&report).unwrap();
-        let site = Site { runtime_dir: "/run/terrarium".into() };
+        let site = Site { runtime_dir: "/run/terrarium".into(), data_dir: "/var/lib/terrarium".into() };
         text(&report, &report.findings(), &plan(&report, &Choices::default(), &site))
     }
 

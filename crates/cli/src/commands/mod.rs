@@ -105,7 +105,8 @@ impl Internal {
 
     /// Runs the part that was asked for.
     pub fn run(self) -> Result<ExitCode> {
-        let layout = layout(self.data_dir)?;
+        // Whoever called it knows which cluster it is for.
+        let layout = Layout::new(self.data_dir.unwrap_or_else(default_data_dir))?;
         match self.part {
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),
