@@ -49,13 +49,15 @@ pub(crate) fn probe(data_dir: &Path, place: Option<Place>) -> Result<Report, Err
     let mut group = Group(command.spawn().map_err(Error::Start)?);
     let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    let reader = thread::spawn(move || {
         let (mut report, mut said) = (String::new(), String::new());
         let _ = stdout.map(|mut stdout| stdout.read_to_string(&mut report));
         let _ = stderr.map(|mut stderr| stderr.read_to_string(&mut said));
         let _ = sender.send((report, said));
     });
     let Ok((report, said)) = receiver.recv_timeout(LIMIT) else { return Err(Error::TimeLimit) };
+    // The caller may want to enter a user namespace, which takes a process of one thread.
+    let _ = reader.join();
     let status = group.0.wait().map_err(Error::Start)?;
     if !status.success() {
         return Err(Error::Failed { status, said: said.trim().to_owned() });
