@@ -19,6 +19,8 @@ const NEEDED: &[&str] = &[
     "testbed/runsc-2024-07",
     "testbed/runsc-2026-02",
     "testbed/runsc-2026-07",
+    "testbed/stock-bridge",
+    "testbed/stock-runc",
 ];
 
 fn workspace() -> PathBuf {
