@@ -152,7 +152,7 @@ fn what_a_killed_exec_leaves_the_next_one_clears_up(cluster: &Cluster) {
     let script = "
         terrarium exec -- sh -c 'echo $$ >/tmp/pid; exec sleep 600' & exec=$!
         for _ in $(seq 200); do test -s /tmp/pid && break; sleep 0.1; done
-        kill -9 $exec; kill -9 $(cat /tmp/pid); wait $exec; rm /tmp/pid; test -e /run/terrarium-exec";
+        kill -9 $exec; kill -9 $(cat /tmp/pid); wait $exec; rm /tmp/pid; test -e /run/terrarium/exec";
     cluster.sh(script).succeeds();
     cluster.run(["terrarium", "exec", "--", "true"]).succeeds();
     Marks::of(cluster).assert_same_as(&before);
