@@ -74,7 +74,7 @@ fn what_cannot_start_is_refused_and_leaves_nothing(cluster: &Cluster) {
         ("TERRARIUM_COMPONENTS=/broken terrarium up --data-dir /srv/x", 4, "[component-corrupt]"),
         ("terrarium up --data-dir /srv/x", 4, "the API's port 6443 is used already by"),
         ("terrarium up --data-dir /srv/x", 4, "[api-port-used]\nhint: end that process, or choose another port"),
-        ("terrarium upp", 2, "a similar subcommand exists: 'up'"),
+        ("terrarium upp", 2, "similar subcommands exist: 'support', 'up'"),
         ("terrarium up --dta-dir /x", 2, "a similar argument exists: '--data-dir'"),
     ] {
         cluster.sh(command).exits(code).complains(words);

@@ -22,6 +22,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A program of the user's cannot be run.
+    #[error("cannot run {}", path.display())]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The data directory is not usable as one.
     #[error("{} cannot be the data directory: {why}", path.display())]
     DataDir {
@@ -290,6 +298,8 @@ impl Error {
         match self {
             Self::Io { doing: "run", source, .. } if is_unrunnable(source) => ErrorId::ComponentCorrupt,
             Self::Io { source, .. } => ErrorId::of_io(source).unwrap_or_default(),
+            Self::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorId::ProgramMissing,
+            Self::Program { .. } => ErrorId::ProgramFails,
             Self::DataDir { why: DataDirFault::Foreign, .. } => ErrorId::DataDirForeign,
             Self::DataDir { why: DataDirFault::Newer(..), .. } => ErrorId::DataDirNewer,
             Self::DataDir { why: DataDirFault::Unreadable, .. } => ErrorId::DataDirUnreadable,
@@ -310,7 +320,7 @@ impl Error {
             Self::NoSpace { .. } => ErrorId::NoSpace,
             Self::RestartNeeded { .. } => ErrorId::RestartNeeded,
             Self::Remedy(error) => of_remedy(error),
-            Self::Network(error) => cause(error).unwrap_or(ErrorId::UndoFailed),
+            Self::Network(error) => of_sandbox(error).unwrap_or(ErrorId::UndoFailed),
             Self::AlreadyRunning { .. } => ErrorId::AlreadyRunning,
             Self::ExecRuns => ErrorId::ExecRunning,
             Self::LeftOver => ErrorId::LeftOver,
@@ -344,15 +354,25 @@ fn is_unrunnable(error: &io::Error) -> bool {
 }
 
 fn of_remedy(error: &terrarium_remedies::Error) -> ErrorId {
-    cause(error).unwrap_or(match error {
-        terrarium_remedies::Error::Revert(_) => ErrorId::UndoFailed,
-        _ => ErrorId::GapOpen,
-    })
+    use terrarium_remedies::Error;
+    let (cause, otherwise) = match error {
+        // The one thing that is a file of terrarium's own.
+        Error::Journal { source, .. } => (ErrorId::of_io(source), ErrorId::GapOpen),
+        Error::Revert(_) => (None, ErrorId::UndoFailed),
+        Error::Apply { .. } | Error::Verify { .. } | Error::Namespace { .. } => (of_sandbox(error), ErrorId::GapOpen),
+    };
+    cause.unwrap_or(otherwise)
 }
 
-/// The name that the file operation has which caused it, if one did.
-fn cause(error: &(dyn StdError + 'static)) -> Option<ErrorId> {
-    Some(ErrorId::of(error)).filter(|id| *id != ErrorId::Failed)
+/// The name of what caused the failure of a change to the sandbox, if that has one.
+fn of_sandbox(error: &(dyn StdError + 'static)) -> Option<ErrorId> {
+    match ErrorId::of(error) {
+        ErrorId::Failed => None,
+        ErrorId::AccessDenied => Some(ErrorId::NoRights),
+        // No address of these is the API's.
+        ErrorId::ApiPortUsed => None,
+        id => Some(id),
+    }
 }
 
 /// An error and what caused it, in one line.

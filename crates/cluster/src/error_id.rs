@@ -27,6 +27,10 @@ pub enum Class {
     Space = 6,
     /// The time was up; what was begun goes on.
     Time = 7,
+    /// `exec`: the program cannot be run, as a shell says it.
+    NotRunnable = 126,
+    /// `exec`: the program was not found, as a shell says it.
+    NotFound = 127,
     /// The user interrupted it (128 + SIGINT).
     Interrupted = 130,
 }
@@ -48,6 +52,8 @@ pub const CLASSES: &[(Class, &str)] = &[
     (Class::Rights, "rights are missing"),
     (Class::Space, "no space left"),
     (Class::Time, "not done in time; it goes on"),
+    (Class::NotRunnable, "the program cannot be run (exec)"),
+    (Class::NotFound, "the program was not found (exec)"),
     (Class::Interrupted, "interrupted"),
 ];
 
@@ -129,7 +135,9 @@ errors! {
         => "do not use it unless you know who made it; what is really that large can be pulled from a registry";
     ImageRefused "image-refused" Failed "containerd refuses the image archive" => "see `terrarium logs containerd`";
     NoLog "no-log" Refused "there is no such log" => "name one that there is; a cluster that was never started has none";
-    NoRights "no-rights" Rights "rights are missing" => "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN or let it make user namespaces; `terrarium up --control-plane-only` needs no rights";
+    NoRights "no-rights" Rights "rights over the sandbox are missing" => "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN or let it make user namespaces; `terrarium up --control-plane-only` needs no rights";
+    AccessDenied "access-denied" Rights "a file or a port is not for this user"
+        => "run it as a user who may use that, or name another: a directory with --data-dir, a port from 1024 on with --api-port";
     ReadOnly "read-only" Refused "a file system is read-only" => "name a directory that can be written with --data-dir";
     NoSpace "no-space" Space "a disk or the memory is full" => "make room on that file system and try again; nothing was lost";
     Timeout "timeout" Time "it was not done in time; it goes on"
@@ -139,6 +147,10 @@ errors! {
     SupervisorDied "supervisor-died" Failed "the supervisor ended without a word"
         => "see `terrarium logs supervisor`; `terrarium up` starts it again, `terrarium down` undoes what is left";
     ProcessStuck "process-stuck" Failed "a process does not end, not even by SIGKILL" => "try again; `terrarium down` goes on from there";
+    ProgramMissing "program-missing" NotFound "the program to run was not found, or its interpreter"
+        => "name it by its path, or by a name that is in PATH";
+    ProgramFails "program-fails" NotRunnable "the program to run is not executable, or for another machine"
+        => "see its mode and its kind: `ls -l` and `file`";
     ApiUnreachable "api-unreachable" Failed "the API server does not answer" => "see `terrarium status` and `terrarium logs kube-server`";
     GapOpen "gap-open" Failed "something that this sandbox lacks could not be made up for; all was undone"
         => "see `terrarium doctor`; docs/gaps.md has the gaps and their remedies";
@@ -160,7 +172,7 @@ impl ErrorId {
 
     /// What to do; empty where there is nothing to say.
     #[must_use]
-    pub fn hint(self) -> &'static str {
+    pub const fn hint(self) -> &'static str {
         self.row().3
     }
 
@@ -184,7 +196,8 @@ impl ErrorId {
     pub(crate) fn of_io(error: &io::Error) -> Option<Self> {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::NoSpace),
-            io::ErrorKind::PermissionDenied => Some(Self::NoRights),
+            io::ErrorKind::PermissionDenied => Some(Self::AccessDenied),
+            io::ErrorKind::AddrInUse => Some(Self::ApiPortUsed),
             io::ErrorKind::ReadOnlyFilesystem => Some(Self::ReadOnly),
             _ => None,
         }
@@ -257,5 +270,30 @@ mod tests {
         assert_eq!(component("database disk image is malformed\n").id(), ErrorId::StoreCorrupt);
         assert_eq!(component("panic\n").id(), ErrorId::ComponentFails);
         assert_eq!(ErrorId::of(&io::Error::other("x")), ErrorId::Failed);
+        let in_use = || io::Error::from(io::ErrorKind::AddrInUse);
+        assert_eq!(Error::io("listen on", "port 6443")(in_use()).id(), ErrorId::ApiPortUsed);
+    }
+
+    #[test]
+    fn files_that_are_anothers_are_told_from_missing_rights_over_the_sandbox() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(Error::io("open", "/x")(denied()).id(), ErrorId::AccessDenied);
+        assert_eq!(ErrorId::of(&denied()), ErrorId::AccessDenied);
+        let journal = terrarium_remedies::Error::Journal { path: "/x".into(), source: denied() };
+        assert_eq!(Error::Remedy(journal).id(), ErrorId::AccessDenied);
+        let doing = "make a mount namespace".to_owned();
+        let namespace = terrarium_remedies::Error::Namespace { doing, source: denied() };
+        assert_eq!(Error::Remedy(namespace).id(), ErrorId::NoRights);
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_run_is_told_as_a_shell_does() {
+        let program = |kind: io::ErrorKind| Error::Program { path: "./x".into(), source: kind.into() }.id();
+        assert_eq!(program(io::ErrorKind::PermissionDenied), ErrorId::ProgramFails);
+        assert_eq!(program(io::ErrorKind::PermissionDenied).class().exit_code(), 126);
+        assert_eq!(program(io::ErrorKind::NotFound), ErrorId::ProgramMissing);
+        assert_eq!(program(io::ErrorKind::NotFound).class().exit_code(), 127);
+        let component = Error::io("run", "/x")(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(component.id(), ErrorId::ComponentCorrupt);
     }
 }

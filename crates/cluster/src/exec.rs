@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -27,8 +27,8 @@ pub fn exec(layout: &Layout, options: &Options, program: &OsString, arguments: &
             if !journal.join()? {
                 return Err(Error::Unjoinable);
             }
-            let error = std::process::Command::new(program).args(arguments).exec();
-            return Err(Error::io("run", Path::new(program))(error));
+            let source = std::process::Command::new(program).args(arguments).exec();
+            return Err(Error::Program { path: program.into(), source });
         }
     }
     let lock = supervisor::lock(layout)?;
@@ -59,7 +59,7 @@ fn run_in_new_namespaces(
     preparation::refuse_obstacles(&plan)?;
     namespace::enter_new(plan.isolation)?;
     plan.apply(&mut Journal::create(&journal_of(layout), plan.isolation)?)?;
-    let failed = || Error::io("run", Path::new(program));
+    let failed = || |source| Error::Program { path: program.into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
     runtime.block_on(async {
         let signal = |kind| signal(kind).map_err(failed());

@@ -1,8 +1,10 @@
-//! Lines of the components' logs whose meaning is known: those that tell why a component ends, and those that a gVisor
-//! sandbox makes it write again and again without harm. So the cause of a failed start is not lost among the noise.
+//! Lines of the components' logs whose meaning is known: those that tell why a component ends or did not start, and those
+//! that a gVisor sandbox makes it write again and again without harm. So the cause of a failed start is not lost among the
+//! noise. Many were recorded from real components; others, such as the failure of a hook, come from upstream's sources.
 
 use terrarium_gaps::GapId;
 
+use crate::ErrorId;
 use crate::component::{CONTAINERD, KUBELET, SERVER};
 
 /// What a line means.
@@ -15,7 +17,12 @@ pub enum Meaning {
         /// What to do.
         hint: &'static str,
     },
-    /// It can.
+    /// It explains a start that failed. A component that runs may write it too, of a Pod or a client, and go on.
+    Cause {
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It can go on.
     Survivable {
         /// Why it is written.
         because: &'static str,
@@ -35,6 +42,10 @@ const fn fatal(of: &'static [&'static str], has: &'static str, gap: Option<GapId
     Known { of, has, meaning: Meaning::Fatal { gap, hint } }
 }
 
+const fn cause(of: &'static [&'static str], has: &'static str, hint: &'static str) -> Known {
+    Known { of, has, meaning: Meaning::Cause { hint } }
+}
+
 const fn survivable(of: &'static [&'static str], has: &'static str, because: &'static str) -> Known {
     Known { of, has, meaning: Meaning::Survivable { because } }
 }
@@ -45,7 +56,7 @@ const SHOULD_BE_CLOSED: &str = "terrarium closes this gap; that it shows means t
 
 const CHANGES_NOTHING: &str = "gVisor has no such file; nothing depends on it";
 
-/// The first one that fits decides. Each was recorded from a real component.
+/// The first one that fits decides.
 const TABLE: &[Known] = &[
     fatal(&[KUBELET], "open /proc/sys/vm/panic_on_oom", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
     fatal(&[KUBELET], "open /proc/sys/kernel/panic", Some(GapId::ProcSys), SHOULD_BE_CLOSED),
@@ -67,37 +78,31 @@ const TABLE: &[Known] = &[
         Some(GapId::UnprivilegedSysctls),
         SHOULD_BE_CLOSED,
     ),
+    // k8s.io/apiserver, pkg/server/hooks.go: klog.Fatalf.
     fatal(
+        &[SERVER],
+        "PostStartHook \"",
+        None,
+        "the line says why a part of the API server did not start; the lines before it may say more",
+    ),
+    fatal(&[SERVER], "database disk image is malformed", None, ErrorId::StoreCorrupt.hint()),
+    cause(
         &[],
         "no space left on device",
-        None,
         "free space on the disk of the data directory, or name a directory on another one with --data-dir",
     ),
-    fatal(
+    cause(
         &[],
         "address already in use",
-        None,
         "another program listens there; see `ss -ltnp`, and stop it or take down the other cluster",
     ),
-    fatal(
-        &[SERVER],
-        "database disk image is malformed",
-        None,
-        "the store is damaged: put store/ of the data directory back from a backup, or begin anew with `terrarium down --purge`",
-    ),
-    fatal(
+    cause(
         &[SERVER],
         "x509: certificate has expired or is not yet valid",
-        None,
         "the clock of this machine was set: `terrarium down && terrarium up` issues new certificates",
     ),
-    fatal(&[], "too many open files", None, "raise the limit on open files: `ulimit -n 65536`, then `terrarium up`"),
-    fatal(
-        &[],
-        "cannot allocate memory",
-        None,
-        "the sandbox has too little memory: the cluster alone takes some 800 MiB",
-    ),
+    cause(&[], "too many open files", "raise the limit on open files: `ulimit -n 65536`, then `terrarium up`"),
+    cause(&[], "cannot allocate memory", "the sandbox has too little memory: the cluster alone takes some 800 MiB"),
     survivable(&[KUBELET], "oomparser.go", "/dev/kmsg is /dev/null: gVisor kills nobody for memory that could be told"),
     survivable(&[KUBELET], "open /sys/class/net", CHANGES_NOTHING),
     survivable(&[KUBELET], "physical package id", CHANGES_NOTHING),
@@ -119,7 +124,6 @@ const TABLE: &[Known] = &[
         "not yet ready to handle request",
         "a hook asked before the API server was ready, and asks again",
     ),
-    survivable(&[SERVER], "PostStartHook", "a hook failed as the API server started, and is tried again"),
     survivable(&[SERVER], "Slow SQL", "the disk is slow to sync; whatever is acknowledged is on it"),
     survivable(
         &[SERVER],
@@ -141,15 +145,22 @@ pub fn meaning(component: &str, line: &str) -> Option<Meaning> {
     TABLE.iter().find(fits).map(|known| known.meaning)
 }
 
-/// The last line of a log that is known to be fatal, with its gap and what to do; empty if there is none.
+/// Why a component did not start: the last line of its log that is known to be fatal, else the last one that is known to
+/// be a cause, with its gap and what to do; empty if there is none.
 pub(crate) fn explain(component: &str, log: &str) -> String {
-    for line in log.lines().rev() {
-        if let Some(Meaning::Fatal { gap, hint }) = meaning(component, line) {
-            let gap = gap.map(|gap| format!(" (gap {gap})")).unwrap_or_default();
-            return format!("  because{gap}: {}\n  hint: {hint}\nits last lines:\n", line.trim());
-        }
-    }
-    String::new()
+    let lines = || log.lines().rev().map(|line| (line, meaning(component, line)));
+    let fatal = lines().find_map(|(line, meaning)| match meaning {
+        Some(Meaning::Fatal { gap, hint }) => Some((line, gap, hint)),
+        _ => None,
+    });
+    let cause = lines().find_map(|(line, meaning)| match meaning {
+        Some(Meaning::Cause { hint }) => Some((line, None, hint)),
+        _ => None,
+    });
+    fatal.or(cause).map_or_else(String::new, |(line, gap, hint)| {
+        let gap = gap.map(|gap| format!(" (gap {gap})")).unwrap_or_default();
+        format!("  because{gap}: {}\n  hint: {hint}\nits last lines:\n", line.trim())
+    })
 }
 
 /// A log with each known line followed by what it means, for who reads it elsewhere.
@@ -164,6 +175,7 @@ pub fn annotated(component: &str, log: &str) -> String {
                 let gap = gap.map(|gap| format!("gap {gap}; ")).unwrap_or_default();
                 text.push_str(&format!("  # fatal: {gap}{hint}\n"));
             }
+            Some(Meaning::Cause { hint }) => text.push_str(&format!("  # if it ended here: {hint}\n")),
             Some(Meaning::Survivable { because }) => text.push_str(&format!("  # harmless: {because}\n")),
             None => {}
         }
@@ -196,8 +208,8 @@ I1121 14:09:20.523371     512 server.go:1] \"Shutting down\"
     #[test]
     fn a_line_is_known_of_the_components_that_write_it() {
         let port = "E1121 run.go:72] \"command failed\" err=\"listen tcp 0.0.0.0:6443: bind: address already in use\"";
-        assert!(matches!(meaning(SERVER, port), Some(Meaning::Fatal { gap: None, .. })));
-        assert!(matches!(meaning("coredns", port), Some(Meaning::Fatal { gap: None, .. })));
+        assert!(matches!(meaning(SERVER, port), Some(Meaning::Cause { .. })));
+        assert!(matches!(meaning("coredns", port), Some(Meaning::Cause { .. })));
         let kmsg = "failed to create kubelet: open /dev/kmsg: no such file or directory";
         assert!(matches!(meaning(KUBELET, kmsg), Some(Meaning::Fatal { gap: Some(GapId::Kmsg), .. })));
         assert_eq!(meaning(SERVER, kmsg), None);
@@ -205,10 +217,25 @@ I1121 14:09:20.523371     512 server.go:1] \"Shutting down\"
 
     #[test]
     fn what_the_founding_experiments_took_for_fatal_is_told_from_it() {
-        let hook = "F1121 hooks.go:204] PostStartHook \"priority-and-fairness-config-producer\" failed";
-        assert!(matches!(meaning(SERVER, hook), Some(Meaning::Survivable { .. })));
         let early = "E1121 the server is currently unable: apiserver not yet ready to handle request";
         assert!(matches!(meaning(SERVER, early), Some(Meaning::Survivable { .. })));
+    }
+
+    /// In the form of upstream's `klog.Fatalf`.
+    const HOOK: &str = "F1121 14:09:20.1 7 hooks.go:203] PostStartHook \"rbac/bootstrap-roles\" failed: timed out";
+
+    #[test]
+    fn a_hook_that_fails_ends_the_api_server() {
+        assert!(matches!(meaning(SERVER, HOOK), Some(Meaning::Fatal { gap: None, .. })));
+    }
+
+    #[test]
+    fn what_a_component_survives_elsewhere_explains_a_failed_start_for_want_of_better() {
+        let files = "E1121 cannot accept: too many open files";
+        assert!(explain(SERVER, files).starts_with("  because: E1121 cannot accept"));
+        assert!(explain(SERVER, &format!("{HOOK}\n{files}\n")).contains("rbac/bootstrap-roles"));
+        let text = annotated(SERVER, files);
+        assert!(text.contains("# if it ended here: raise the limit") && !text.contains("fatal"), "{text}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! damaged page only when somebody asks for what is on it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 use time::OffsetDateTime;
@@ -55,30 +55,44 @@ fn look(path: &PathBuf, whole: bool) -> rusqlite::Result<String> {
     }
 }
 
+/// Where the store is put as long as not all of it is there.
+const UNFINISHED: &str = "set-aside-unfinished";
+
 /// Moves the store to a directory beside it, which is returned; `None` if there is none. The next start begins an empty
-/// one. Call it when no server runs.
+/// one. What was cut off is finished by the next call. Call it when no server runs.
 pub(crate) fn set_aside(layout: &Layout) -> Result<Option<PathBuf>, Error> {
     let path = layout.store();
-    let format = format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:3]Z");
-    let now = OffsetDateTime::now_utc().format(format).expect("every time has these parts");
-    let aside = path.with_file_name(format!("set-aside-{now}"));
-    let mut moved = None;
-    // The store last: what belongs to it is never left without it.
-    for suffix in ["-shm", "-wal", ""] {
+    let unfinished = path.with_file_name(UNFINISHED);
+    if path.exists() && unfinished.join(path.file_name().unwrap_or_default()).exists() {
+        // A new store was begun: what is beside it belongs to it.
+        finish(&unfinished)?;
+    }
+    // The store first. A log without it is nothing to SQLite, while it would be taken without its log for all there is.
+    for suffix in ["", "-wal", "-shm"] {
         let mut from = path.clone().into_os_string();
         from.push(suffix);
         let from = PathBuf::from(from);
         if !from.exists() {
             continue;
         }
-        fs::create_dir_all(&aside).map_err(Error::io("make the directory", &aside))?;
-        let to = aside.join(from.file_name().unwrap_or_default());
+        fs::create_dir_all(&unfinished).map_err(Error::io("make the directory", &unfinished))?;
+        let to = unfinished.join(from.file_name().unwrap_or_default());
         fs::rename(&from, &to).map_err(Error::io("move", &from))?;
-        moved = Some(aside.clone());
+        sync_directory_of(&to).and_then(|()| sync_directory_of(&from)).map_err(Error::io("write", &from))?;
     }
-    sync_directory_of(&path).map_err(Error::io("write", &path))?;
+    let aside = if unfinished.exists() { Some(finish(&unfinished)?) } else { None };
     layout.set_was_up(false)?;
-    Ok(moved)
+    Ok(aside)
+}
+
+/// Gives the directory the name that says when.
+fn finish(unfinished: &Path) -> Result<PathBuf, Error> {
+    let format = format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:3]Z");
+    let now = OffsetDateTime::now_utc().format(format).expect("every time has these parts");
+    let aside = unfinished.with_file_name(format!("set-aside-{now}"));
+    fs::rename(unfinished, &aside).map_err(Error::io("move", unfinished))?;
+    sync_directory_of(&aside).map_err(Error::io("write", &aside))?;
+    Ok(aside)
 }
 
 #[cfg(test)]
@@ -171,5 +185,25 @@ mod tests {
         assert_eq!(fs::read_dir(layout.store().parent().unwrap()).unwrap().count(), 1);
         assert_eq!(fault(&layout), None);
         assert_eq!(set_aside(&layout).unwrap(), None);
+    }
+
+    #[test]
+    fn a_move_that_is_cut_off_leaves_no_store_without_its_log() {
+        let (_root, layout) = with_store();
+        layout.set_was_up(true).unwrap();
+        let log = layout.store().with_file_name("state.db-wal");
+        fs::write(&log, "log").unwrap();
+        // The log cannot be moved onto a directory.
+        let in_the_way = layout.store().with_file_name(UNFINISHED).join("state.db-wal");
+        fs::create_dir_all(&in_the_way).unwrap();
+        set_aside(&layout).unwrap_err();
+        assert!(!layout.store().exists() && log.exists());
+        assert_eq!(fault(&layout), Some(ErrorId::StoreCorrupt), "no start goes on with a part of it");
+
+        fs::remove_dir(&in_the_way).unwrap();
+        let aside = set_aside(&layout).unwrap().unwrap();
+        assert!(aside.join("state.db").exists() && aside.join("state.db-wal").exists());
+        assert_eq!(fs::read_dir(layout.store().parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(fault(&layout), None);
     }
 }

@@ -1,10 +1,12 @@
 //! overlayfs, with its upper layer on the file systems that a cluster would use.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use terrarium_gaps::Tried;
 
 use crate::failure::{Doing as _, Failure};
@@ -96,45 +98,119 @@ fn works_in(layers: &Path, merged: &Path) -> Result<(), Failure> {
 /// one that is in use from one that a killed probe left.
 struct Temporary {
     path: PathBuf,
-    _lock: File,
+    dir: File,
 }
 
 impl Temporary {
     fn make(parent: &Path) -> Result<Self, Failure> {
         let path = parent.join(format!("{NAME}{}", std::process::id()));
-        fs::create_dir(&path).doing(&format!("make a directory in {}", parent.display()))?;
-        let lock = File::open(&path).doing("open a new directory")?;
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.doing(&format!("make a directory in {}", parent.display()))?;
+        let dir = open_own(CWD, &path, OFlags::RDONLY).doing("open a new directory")?;
         // A file system without locks: the worst is that another probe at the same time sweeps the directory away.
-        let _ = lock.try_lock();
-        Ok(Self { path, _lock: lock })
+        let _ = dir.try_lock();
+        Ok(Self { path, dir })
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        remove(&self.path);
+        remove(&self.dir, &self.path);
     }
 }
 
-/// Removes what killed probes left.
+/// Removes what killed probes left. The parent may be a directory where everybody may put links, pipes and directories
+/// under the name of ours, such as /tmp: those are left alone.
 fn sweep(parent: &Path) {
     for entry in parent.read_dir().into_iter().flatten().flatten() {
-        let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(NAME.as_bytes());
-        if is_ours(&entry.file_name()) && File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok()) {
-            remove(&entry.path());
+        if !entry.file_name().as_encoded_bytes().starts_with(NAME.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        if let Ok(dir) = open_own(CWD, &path, OFlags::RDONLY)
+            && dir.try_lock().is_ok()
+        {
+            remove(&dir, &path);
         }
     }
 }
 
-fn remove(path: &Path) {
-    // overlayfs makes a directory in its work directory that its owner cannot even list.
-    let _ = fs::set_permissions(path.join("work/work"), Permissions::from_mode(0o700));
-    let _ = fs::remove_dir_all(path);
+/// Opens a directory of this user's own, and nothing else: no link to one, and no pipe, which would be waited for.
+fn open_own(at: impl AsFd, path: &Path, access: OFlags) -> io::Result<File> {
+    let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let dir = File::from(openat(at, path, flags, Mode::empty())?);
+    if dir.metadata()?.uid() == nix::unistd::geteuid().as_raw() {
+        Ok(dir)
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+/// Removes what a probe makes in its directory, and then the directory, unless it holds anything else. What is in it is
+/// reached through the open directory, whatever its path leads to by now.
+fn remove(dir: &File, path: &Path) {
+    // overlayfs makes a directory in its work directory that its owner cannot even list, nor open but as a path.
+    let made_by_overlayfs = open_own(dir, Path::new("work"), OFlags::RDONLY)
+        .and_then(|work| open_own(&work, Path::new("work"), OFlags::PATH));
+    if let Ok(made_by_overlayfs) = made_by_overlayfs {
+        let _ = fs::set_permissions(by_descriptor(&made_by_overlayfs), Permissions::from_mode(0o700));
+    }
+    for name in ["lower", "upper", "merged", "work"] {
+        let _ = fs::remove_dir_all(by_descriptor(dir).join(name));
+    }
+    let _ = fs::remove_dir(path);
+}
+
+/// The name of what is open, whatever is at the path by which it was opened.
+fn by_descriptor(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{chown, symlink};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn nothing_planted_under_the_name_is_followed_or_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let [parent, theirs] = ["parent", "theirs"].map(|name| root.path().join(name));
+        fs::create_dir_all(theirs.join("work/work")).unwrap();
+        let victim = theirs.join("work/file");
+        fs::write(&victim, "kept").unwrap();
+        fs::set_permissions(&victim, Permissions::from_mode(0o644)).unwrap();
+        let planted = |number: u32| parent.join(format!("{NAME}{number}"));
+
+        fs::create_dir_all(planted(1).join("work")).unwrap();
+        symlink(&victim, planted(1).join("work/work")).unwrap();
+        fs::create_dir_all(planted(2)).unwrap();
+        symlink(theirs.join("work"), planted(2).join("work")).unwrap();
+        symlink(&theirs, planted(3)).unwrap();
+        nix::unistd::mkfifo(&planted(4), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::create_dir_all(planted(5).join("what/no/probe/makes")).unwrap();
+        fs::create_dir_all(planted(6).join("work")).unwrap();
+        // Only root can give a directory away.
+        let has_foreign = chown(planted(6), Some(65534), None).is_ok();
+
+        let (done, is_done) = mpsc::channel();
+        let swept = parent.clone();
+        thread::spawn(move || {
+            sweep(&swept);
+            let _ = done.send(());
+        });
+        is_done.recv_timeout(Duration::from_secs(10)).expect("a pipe is not waited for");
+
+        assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+        assert!(theirs.join("work/work").exists());
+        let left = |number: u32| planted(number).symlink_metadata().is_ok();
+        assert_eq!([1, 2, 3, 4, 5, 6].map(left), [false, false, true, true, true, has_foreign]);
+        assert_eq!(planted(6).join("work").exists(), has_foreign);
+    }
 
     #[test]
     fn a_directory_goes_with_its_probe_and_a_leftover_with_the_next() {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use terrarium_cluster::{Event, Layout, Options, Outcome, Preview, Wishes, kubeconfig, preview, up};
+use terrarium_cluster::{Error, Event, Layout, Options, Outcome, Preview, Wishes, kubeconfig, preview, up};
 
 use super::{Output, Remedies, user_kubeconfig};
 
@@ -83,11 +83,8 @@ fn dry_run(layout: &Layout, options: &Options, output: Output) -> Result<ExitCod
         Output::Json => println!("{}", serde_json::to_string_pretty(&preview)?),
         Output::Text => print!("{}", text(&preview)),
     }
-    let obstacles: Vec<String> = preview.plan.obstacles().map(|open| format!("{}: {}", open.gap, open.why)).collect();
-    if obstacles.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    bail!("a node cannot run in this sandbox: {}", obstacles.join("; "))
+    let obstacles: Vec<_> = preview.plan.obstacles().cloned().collect();
+    if obstacles.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Error::Obstacles(obstacles).into()) }
 }
 
 fn text(preview: &Preview) -> String {

@@ -34,6 +34,16 @@ static PATTERNS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     .collect()
 });
 
+/// The line of a field as above whose value is on the lines after it, which are indented further: a block of YAML. Every
+/// long value is one where serde-saphyr writes it.
+static BLOCK: LazyLock<Regex> = LazyLock::new(|| {
+    let names = r"(client-key-data|token|password|passwd|secret|api[_-]?key|access[_-]?key)";
+    let pattern = format!(
+        r#"(?i)^(?P<indent>[ -]*)(?P<key>["']?[\w./-]*{names}["']?\s*:\s*)([!&]\S*\s+)*[|>][-+0-9]*\s*(#.*)?$"#
+    );
+    Regex::new(&pattern).expect("constant patterns are valid")
+});
+
 /// Takes secrets out of texts.
 #[derive(Debug, Default)]
 pub(crate) struct Redactor {
@@ -61,6 +71,7 @@ impl Redactor {
         for secret in &self.known {
             text = text.replace(secret, REMOVED);
         }
+        text = without_blocks(&text);
         for pattern in PATTERNS.iter() {
             let replaced = pattern.replace_all(&text, |found: &Captures<'_>| {
                 let kept = found.name("kept").map_or("", |kept| kept.as_str());
@@ -71,6 +82,27 @@ impl Redactor {
         }
         text
     }
+}
+
+/// The text without the values that are blocks of YAML.
+fn without_blocks(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    // How far the key of the block is indented whose lines are passed over.
+    let mut block = None;
+    for line in text.split_inclusive('\n') {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        if block.is_some_and(|key| line.trim().is_empty() || indent > key) {
+            continue;
+        }
+        block = None;
+        if let Some(found) = BLOCK.captures(line.trim_end()) {
+            block = Some(found["indent"].len());
+            kept += &format!("{}{}{REMOVED}\n", &found["indent"], &found["key"]);
+        } else {
+            kept += line;
+        }
+    }
+    kept
 }
 
 /// Takes out of Kubernetes objects what may be secret by its place: values of environment variables, the copies that
@@ -96,6 +128,7 @@ pub(crate) fn strip(object: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use kube::config::{AuthInfo, Kubeconfig, NamedAuthInfo};
     use serde_json::json;
 
     use super::*;
@@ -128,6 +161,37 @@ mod tests {
         ] {
             assert_eq!(redacted(harmless), harmless);
         }
+    }
+
+    #[test]
+    fn values_that_are_blocks_are_removed_to_their_end() {
+        for (text, expected) in [
+            ("- token: >-\n    abc\n\n    def\n  name: x\n", "- token: [removed]\n  name: x\n"),
+            ("  \"password\": |2+ # why\n      abc\n    def\nname: x", "  \"password\": [removed]\nname: x"),
+            ("id-token: !!str >\n abc", "id-token: [removed]\n"),
+            ("note: >-\n  abc\n", "note: >-\n  abc\n"),
+        ] {
+            assert_eq!(redacted(text), expected);
+        }
+    }
+
+    #[test]
+    fn keys_are_removed_from_a_kubeconfig_as_it_is_written() {
+        let key = BASE64.encode("a private key of many letters ".repeat(20));
+        let user = AuthInfo { client_key_data: Some(key.clone().into()), ..AuthInfo::default() };
+        let with_token = AuthInfo { token: Some(key.clone().into()), ..AuthInfo::default() };
+        let named = |name: &str, user| NamedAuthInfo { name: name.into(), auth_info: Some(user), ..Default::default() };
+        let config = Kubeconfig {
+            auth_infos: vec![named("a", user), named("b", with_token)],
+            current_context: Some("kept".to_owned()),
+            ..Kubeconfig::default()
+        };
+        let written = serde_saphyr::to_string(&config).unwrap();
+        assert!(written.contains("client-key-data: >") && written.contains(&key), "{written}");
+        let text = redacted(&written);
+        assert!(!text.contains(&key[..20]) && !text.contains(&key[key.len() - 20..]), "{text}");
+        assert_eq!(text.matches(": [removed]\n").count(), 2, "{text}");
+        assert!(text.contains("name: b") && text.contains("current-context: kept"), "{text}");
     }
 
     #[test]
