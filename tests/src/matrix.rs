@@ -20,18 +20,18 @@ impl Scope {
     /// What holds wherever all rights are at hand; in the cut, played in the ordinary kind.
     pub const ALL_RIGHTS: Self = Self { full: Kind::has_all_rights, cut: |kind| *kind == Kind::ORDINARY };
 
-    /// What holds in every kind; in the cut, played in the ordinary one and where little is allowed.
-    pub const EVERYWHERE: Self = Self {
-        full: |_| true,
-        cut: |kind| *kind == Kind::ORDINARY || !kind.can_mount() || representative(kind) && !kind.has_root(),
-    };
+    /// What holds in every kind; in the cut, played where least is allowed.
+    pub const EVERYWHERE: Self =
+        Self { full: |_| true, cut: |kind| !kind.has_root() && (!kind.can_mount() || representative(kind)) };
 
     /// What holds wherever a node can run.
     pub const NODES: Self = Self { full: Kind::can_mount, cut: representative };
 
-    /// What holds wherever a node can run without all rights.
-    pub const NODES_WITH_FEWER_RIGHTS: Self =
-        Self { full: |kind| kind.can_mount() && !kind.has_all_rights(), cut: representative };
+    /// What holds wherever a node can run without all rights; in the cut, played with Docker's.
+    pub const NODES_WITH_FEWER_RIGHTS: Self = Self {
+        full: |kind| kind.can_mount() && !kind.has_all_rights(),
+        cut: |kind| representative(kind) && kind.gvisor == Kind::ORDINARY.gvisor && kind.has_root(),
+    };
 
     /// What no more than the build of gVisor decides; in the cut, played in the ordinary kind.
     pub const BUILDS: Self = Self { full: Kind::differs_in_build_only, cut: |kind| *kind == Kind::ORDINARY };
@@ -42,7 +42,6 @@ fn representative(kind: &Kind) -> bool {
     let newest = kind.gvisor == Kind::ORDINARY.gvisor;
     let usual = kind.platform == Platform::Systrap && kind.root == RootKind::NineP;
     match kind.privilege {
-        Privilege::Full if !kind.deny.is_empty() => true,
         Privilege::Full => newest || usual,
         Privilege::Docker => kind.gvisor != Gvisor::V2024_07,
         Privilege::Uid1000 => newest,
