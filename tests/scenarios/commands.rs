@@ -106,7 +106,7 @@ fn a_user_without_rights_is_told_so(cluster: &Cluster) {
     let nobody =
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
     let refused = cluster.run(nobody.into_iter().chain(["terrarium", "up"])).exits(5);
-    refused.complains("cannot make the directory").complains("[access-denied]");
+    refused.complains("Permission denied").complains("[access-denied]");
     cluster.run(["test", "-e", DATA_DIR]).exits(1);
 }
 

@@ -9,7 +9,7 @@ use terrarium_cluster::{Layout, look_and_plan};
 use terrarium_gaps::{Blocks, Finding, GapId, Report};
 use terrarium_remedies::{Plan, Purpose};
 
-use super::{Output, Remedies};
+use super::{Output, Remedies, print};
 
 /// Look at this sandbox: what it lacks for Kubernetes, and what `up` would do about it
 ///
@@ -31,9 +31,9 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     match args.output {
         Output::Json => {
             let document = json!({ "report": report, "findings": findings, "plan": plan });
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            print(&serde_json::to_string_pretty(&document)?)?;
         }
-        Output::Text => print!("{}", text(&report, &findings, &plan)),
+        Output::Text => print(&text(&report, &findings, &plan))?,
     }
     if plan.can_run_pods() {
         return Ok(ExitCode::SUCCESS);

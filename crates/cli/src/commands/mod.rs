@@ -18,6 +18,7 @@ mod up;
 mod version;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -125,6 +126,16 @@ fn exit_statuses() -> String {
          `terrarium kubectl` ends with kubectl's own status.",
         classes.collect::<String>()
     )
+}
+
+/// Prints data, whose last line need not be ended yet. Whoever reads may go away: `terrarium status | head -1`.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
 }
 
 /// How data is printed.

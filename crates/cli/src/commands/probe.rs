@@ -6,6 +6,8 @@ use anyhow::Result;
 use terrarium_cluster::Layout;
 use terrarium_gaps::Place;
 
+use super::print;
+
 /// Try what this sandbox does and print the report as JSON
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,6 +32,6 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
         None => terrarium_probes::probe(layout.data()),
         Some(place) => terrarium_probes::probe_in(layout.data(), place),
     }?;
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    print(&serde_json::to_string_pretty(&report)?)?;
     Ok(ExitCode::SUCCESS)
 }

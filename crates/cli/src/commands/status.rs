@@ -7,7 +7,7 @@ use anyhow::Result;
 use terrarium_cluster::Layout;
 use terrarium_cluster::status::{ComponentStatus, Status, look};
 
-use super::Output;
+use super::{Output, print};
 
 /// Show what runs: components, node, Pods, memory, times of the last start
 ///
@@ -25,8 +25,8 @@ const NOT_RUNNING: u8 = 3;
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let status = look(layout)?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Text => print!("{}", text(&status)),
+        Output::Json => print(&serde_json::to_string_pretty(&status)?)?,
+        Output::Text => print(&text(&status))?,
     }
     Ok(if status.running { ExitCode::SUCCESS } else { ExitCode::from(NOT_RUNNING) })
 }

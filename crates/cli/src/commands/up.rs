@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use terrarium_cluster::{Error, Event, Layout, Options, Outcome, Preview, Wishes, kubeconfig, preview, up};
 
-use super::{Output, Remedies, user_kubeconfig};
+use super::{Output, Remedies, print, user_kubeconfig};
 
 /// Bring the cluster up, or wait for it if it is coming up already
 ///
@@ -80,8 +80,8 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
 fn dry_run(layout: &Layout, options: &Options, output: Output) -> Result<ExitCode> {
     let preview = preview(layout, options)?;
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&preview)?),
-        Output::Text => print!("{}", text(&preview)),
+        Output::Json => print(&serde_json::to_string_pretty(&preview)?)?,
+        Output::Text => print(&text(&preview))?,
     }
     let obstacles: Vec<_> = preview.plan.obstacles().cloned().collect();
     if obstacles.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Error::Obstacles(obstacles).into()) }
