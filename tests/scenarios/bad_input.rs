@@ -109,9 +109,9 @@ fn ctrl_c_at_every_step_undoes_the_start(cluster: &Cluster) {
     cluster.terrarium("status").exits(0);
     cluster.terrarium("down").succeeds();
 
-    // What a start that was killed left half-finished is no obstacle to the next.
+    // What a start left half-finished whose guardian was killed, too, is no obstacle to the next.
     for seconds in ["0.1", "0.4", "1.5"] {
-        let kill = format!("terrarium up & sleep {seconds}; pkill -9 -f '[/]terrarium supervise'; wait %1");
+        let kill = format!("terrarium up & sleep {seconds}; pkill -9 -f '[/]terrarium (guard|supervise)'; wait %1");
         assert_ne!(cluster.sh(&kill).code, 0);
     }
     cluster.up();

@@ -164,6 +164,14 @@ impl Ward {
         self.outside = listener.as_fd().try_clone_to_owned().ok();
     }
 
+    /// Ends a guardian that this supervisor started; another one ends when the supervisor does.
+    pub(crate) fn dismiss(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Starts a guardian if none lives.
     pub(crate) fn look_after(&mut self, layout: &Layout) {
         if let Some(child) = &mut self.child {

@@ -11,7 +11,7 @@ use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, interval_at, sleep};
 
 use crate::component::{Component, Name, Runs, SERVER, Step};
 use crate::events::Progress;
@@ -48,7 +48,7 @@ pub(crate) fn run(
     layout: &Layout,
     progress: &Progress,
     components: Vec<Component>,
-    mut guardian: Ward,
+    guardian: &mut Ward,
     listener: Option<TcpListener>,
     blocked: SigSet,
 ) -> Result<(), Error> {
@@ -81,10 +81,12 @@ pub(crate) fn run(
         let unmasked = |errno: nix::Error| Error::io("take the signals of", "the supervisor")(errno.into());
         blocked.thread_unblock().map_err(unmasked)?;
         let mut rotation = interval(ROTATION_INTERVAL);
-        let mut watch_over_guardian = interval(GUARDIAN_INTERVAL);
+        // Not at once: whoever ends both ends the guardian first.
+        let mut watch_over_guardian = interval_at(Instant::now() + GUARDIAN_INTERVAL, GUARDIAN_INTERVAL);
         let mut certificates = interval(renewal::interval());
         loop {
             tokio::select! {
+                biased;
                 _ = terminated.recv() => return Ok(()),
                 _ = interrupted.recv() => return Ok(()),
                 Some(error) = failed.recv() => return Err(error),

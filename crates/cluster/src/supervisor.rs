@@ -148,9 +148,10 @@ fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut
     }
     let result = components(layout, &mut ground).and_then(|components| {
         progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
-        runner::run(layout, progress, components, guardian, ground.listener, end_signals())
+        runner::run(layout, progress, components, &mut guardian, ground.listener, end_signals())
     });
     progress.report(&Event::Stopping);
+    guardian.dismiss();
     let stopped = stop::stop_cluster(layout, Some(ground.journal));
     result.and(stopped)
 }
