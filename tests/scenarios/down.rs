@@ -58,11 +58,11 @@ fn a_start_that_fails_says_why_and_is_undone(cluster: &Cluster) {
 }
 
 fn a_start_that_fails_for_a_known_reason_says_what_to_do(cluster: &Cluster) {
-    // The port of the controller manager: that of the API is looked at before anything starts.
+    // The port of the kubelet: that of the API is looked at before anything starts.
     let listen =
-        "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 10257) or die; sleep 600'";
+        "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 10250) or die; sleep 600'";
     cluster.sh(&format!("{listen} </dev/null >/dev/null 2>&1 & echo $! >/tmp/listener; sleep 0.5")).succeeds();
-    let up = cluster.terrarium("up").exits(1).complains("kube-server does not start");
+    let up = cluster.terrarium("up").exits(1).complains("kubelet does not start");
     up.complains("address already in use").complains("hint: another program listens there");
     cluster.sh("kill $(cat /tmp/listener); rm /tmp/listener").succeeds();
     cluster.up();
