@@ -9,17 +9,15 @@ use std::io::IsTerminal as _;
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 
 use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Stage};
-use crate::launch::own_program;
-use crate::layout::RUNTIME_DIR;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Layout, Options, logs};
+use crate::{Error, Layout, Options, launch, logs};
 
 /// How often a guardian looks at a supervisor that it did not start.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -64,8 +62,7 @@ pub fn run(layout: &Layout, begin: Begin, options: &Options) -> Result<(), Error
             Begin::Start(_) | Begin::Resume => {
                 let status = supervise(layout, begin, options)?;
                 // One that failed while components run leaves them unwatched.
-                let is_done =
-                    status.success() || !SERVICES.iter().any(|name| process::recorded(layout, name).is_some());
+                let is_done = status.success() || !process::any_recorded(layout, SERVICES);
                 is_in_order(status) && is_done || is_over(layout)
             }
         };
@@ -84,15 +81,13 @@ pub fn run(layout: &Layout, begin: Begin, options: &Options) -> Result<(), Error
 
 /// Runs a supervisor to its end.
 fn supervise(layout: &Layout, begin: Begin, options: &Options) -> Result<ExitStatus, Error> {
-    let program = own_program()?;
-    let mut command = Command::new(&program);
-    command.env(RUNTIME_DIR, layout.runtime());
-    command.args(["supervise", "--guardian", &std::process::id().to_string()]);
+    let mut command = launch::part(layout, "supervise")?;
+    command.args(["--guardian", &std::process::id().to_string()]).args(options.arguments());
     match begin {
-        Begin::Start(since) => command.args(["--since", &since.to_string()]).args(options.arguments()),
-        Begin::Resume | Begin::Watch => command.arg("--resume").args(options.arguments()),
+        Begin::Start(since) => command.args(["--since", &since.to_string()]),
+        Begin::Resume | Begin::Watch => command.arg("--resume"),
     };
-    command.arg("--data-dir").arg(layout.data()).status().map_err(Error::io("run", &program))
+    command.status().map_err(Error::io("run", command.get_program()))
 }
 
 fn is_in_order(status: ExitStatus) -> bool {
@@ -127,17 +122,15 @@ fn leave_namespace() {
 pub(crate) fn spawn(layout: &Layout, begin: Begin, options: &Options, stdin: Stdio) -> Result<Child, Error> {
     let log = logs::open(layout, SUPERVISOR)?;
     let error_log = log.try_clone().map_err(Error::io("open", layout.log(SUPERVISOR)))?;
-    let program = own_program()?;
-    let mut command = Command::new(&program);
-    command.env(RUNTIME_DIR, layout.runtime());
-    command.arg("guard");
+    let mut command = launch::part(layout, "guard")?;
+    command.args(options.arguments());
     match begin {
-        Begin::Start(since) => command.args(["--since", &since.to_string()]).args(options.arguments()),
-        Begin::Resume => command.arg("--resume"),
+        Begin::Start(since) => command.args(["--since", &since.to_string()]),
+        Begin::Resume => &mut command,
         Begin::Watch => command.arg("--watch"),
     };
-    command.arg("--data-dir").arg(layout.data());
-    command.current_dir("/").stdin(stdin).stdout(log).stderr(error_log).spawn().map_err(Error::io("run", &program))
+    command.current_dir("/").stdin(stdin).stdout(log).stderr(error_log);
+    command.spawn().map_err(Error::io("run", command.get_program()))
 }
 
 /// What the supervisor knows of its guardian.

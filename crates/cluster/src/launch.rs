@@ -50,6 +50,14 @@ pub(crate) fn own_program() -> Result<PathBuf, Error> {
     Ok(path.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map_or_else(|| path.clone(), PathBuf::from))
 }
 
+/// A call of one of this program's own parts, for the cluster of this layout: root of a user namespace would look for that
+/// of root.
+pub(crate) fn part(layout: &Layout, name: &str) -> Result<Command, Error> {
+    let mut command = Command::new(own_program()?);
+    command.arg(name).arg("--data-dir").arg(layout.data()).env(RUNTIME_DIR, layout.runtime());
+    Ok(command)
+}
+
 /// Starts a service's program, which records itself.
 pub(crate) fn service(
     layout: &Layout,
@@ -57,9 +65,8 @@ pub(crate) fn service(
     command: &CommandLine,
     env: &[(&'static str, String)],
 ) -> Result<Child, Error> {
-    let mut launcher = Command::new(own_program()?);
-    launcher.args([RUN_COMPONENT, "--data-dir"]).arg(layout.data()).arg(name);
-    launcher.arg(&command.program).arg("--").args(&command.args);
+    let mut launcher = part(layout, RUN_COMPONENT)?;
+    launcher.arg(name).arg(&command.program).arg("--").args(&command.args);
     spawn(layout, name, launcher, env)
 }
 

@@ -62,17 +62,14 @@ pub fn up(
     refuse_another(layout)?;
     exec::refuse_running(layout)?;
     if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
-        match events::stage(layout)? {
-            Stage::Starting => {
-                wishes.refuse_changes(layout)?;
-                options.refuse_changes(layout)?;
-                return follow(layout, &supervisor, start, wishes, on_event);
-            }
-            Stage::Up => {
-                wishes.refuse_changes(layout)?;
-                options.refuse_changes(layout)?;
-                return Ok(Outcome::WasUp);
-            }
+        let stage = events::stage(layout)?;
+        if stage != Stage::Ending {
+            wishes.refuse_changes(layout)?;
+            options.refuse_changes(layout)?;
+        }
+        match stage {
+            Stage::Starting => return follow(layout, &supervisor, start, wishes, on_event),
+            Stage::Up => return Ok(Outcome::WasUp),
             Stage::Ending if wait_until(limit, || !supervisor.is_alive() || wishes.is_interrupted()) => {
                 refuse_interrupted(wishes)?;
             }
@@ -114,8 +111,8 @@ pub fn up(
     }
     if matches!(result, Err(Error::Supervisor { .. })) {
         // The guardian ends with its supervisor, which is undoing what it did: whoever calls `up` again at once must find it
-        // done. What it could not undo, and the
-        // runtime directory, the next `down` would remove; the error to tell is that of the start.
+        // done. What it could not undo, and the runtime directory, the next `down` would remove; the error to tell is that of
+        // the start.
         let _ = child.wait();
         undo_rest(layout);
     }
@@ -178,8 +175,8 @@ pub fn refuse_another(layout: &Layout) -> Result<(), Error> {
 /// Whether anything of a cluster runs.
 fn lives(layout: &Layout) -> Result<bool, Error> {
     let is_inhabited = |journal: Journal| journal.members().is_ok_and(|members| !members.is_empty());
-    let is_recorded = |name: &&str| process::recorded(layout, name).is_some();
-    Ok(std::iter::once(&SUPERVISOR).chain(SERVICES).any(is_recorded)
+    Ok(process::any_recorded(layout, &[SUPERVISOR])
+        || process::any_recorded(layout, SERVICES)
         || Journal::open(&layout.journal())?.is_some_and(is_inhabited))
 }
 
@@ -306,9 +303,7 @@ fn stop_guardian(layout: &Layout) -> Result<(), Error> {
 /// # Errors
 /// They cannot be started.
 pub fn revive(layout: &Layout) -> Result<bool, Error> {
-    let lives = |name: &str| process::recorded(layout, name).is_some();
-    let is_watched = lives(SUPERVISOR) || lives(GUARDIAN);
-    if is_watched || !SERVICES.iter().any(|name| lives(name)) {
+    if process::any_recorded(layout, &[SUPERVISOR, GUARDIAN]) || !process::any_recorded(layout, SERVICES) {
         return Ok(false);
     }
     let mut child = guardian::spawn(layout, Begin::Resume, &Options::default(), Stdio::null())?;

@@ -89,6 +89,11 @@ pub(crate) fn record(layout: &Layout, name: &str, process: &ProcessRef) -> Resul
     write(&layout.record(name), &serde_json::to_vec(process).expect("a record becomes JSON"))
 }
 
+/// Whether any of these components runs.
+pub(crate) fn any_recorded(layout: &Layout, names: &[&str]) -> bool {
+    names.iter().any(|name| recorded(layout, name).is_some())
+}
+
 /// The process that a component was last noted to be, if it still runs.
 pub(crate) fn recorded(layout: &Layout, name: &str) -> Option<ProcessRef> {
     last_recorded(layout, name).filter(ProcessRef::is_alive)

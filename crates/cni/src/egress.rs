@@ -180,9 +180,12 @@ impl NatTable {
     }
 }
 
+/// iptables' lock of the legacy tables, unless its environment names another.
+pub const TABLE_LOCK: &str = "/run/xtables.lock";
+
 /// Takes iptables' lock until the file is dropped; like iptables, `XTABLES_LOCKFILE` names another.
 fn lock() -> Result<File, EgressError> {
-    let path = std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from("/run/xtables.lock"), PathBuf::from);
+    let path = std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from(TABLE_LOCK), PathBuf::from);
     let open = || {
         let file = File::options().create(true).write(true).truncate(false).open(&path)?;
         file.lock()?;

@@ -3,11 +3,13 @@
 //! `terrarium up` plans from it and the documentation (`docs/gaps.md`) is rendered from it. A row exists for what was
 //! measured to be missing; a rung is listed as built only when the code for it exists.
 
+mod machine_id;
 mod markdown;
 mod report;
 mod sysctls;
 mod table;
 
+pub use machine_id::{MACHINE_ID, is_machine_id};
 pub use markdown::render;
 pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, Sysctl, Tried};
 pub use sysctls::SYSCTLS;

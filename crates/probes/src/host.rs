@@ -5,14 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
-use terrarium_gaps::{Kernel, Tried};
+use terrarium_gaps::{Kernel, MACHINE_ID, Tried, is_machine_id};
 
 use crate::dns;
 use crate::failure::{Doing as _, Failure};
 use crate::scratch::nearest_existing;
 use crate::sysctl;
-
-const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The directories in which parts of Kubernetes insist on having entries of their own.
 const WRITABLE: &[&str] = &["/dev", "/etc", "/run", "/var/lib", "/var/log"];
@@ -59,11 +57,6 @@ pub(crate) fn machine_id() -> Tried {
         }
     };
     try_it().into()
-}
-
-fn is_machine_id(text: &str) -> bool {
-    let id = text.trim();
-    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Whether the machine's own name has an address, as a Go program would find one: /etc/hosts, then DNS. Not through
@@ -118,14 +111,6 @@ mod tests {
         assert!(unprivileged(&old, "ping_group_range").why().unwrap().contains("4.4.0"));
         let new = Kernel { release: "6.1.0".to_owned(), gvisor: false };
         assert!(unprivileged(&new, "no_such_thing").why().unwrap().ends_with("absent"));
-    }
-
-    #[test]
-    fn a_machine_id_is_32_digits() {
-        assert!(is_machine_id("0123456789abcdef0123456789abcdef\n"));
-        for bad in ["", "uninitialized\n", "0123456789abcdef0123456789abcdeg"] {
-            assert!(!is_machine_id(bad), "{bad:?}");
-        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
-use terrarium_cni::egress::{Egress, EgressError};
+use terrarium_cni::egress::{Egress, EgressError, TABLE_LOCK};
 use terrarium_cni::netlink::{Link, Netlink, NetlinkError, Route};
 use terrarium_gaps::{Network, Tried};
 
@@ -28,7 +28,6 @@ const POD: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 2);
 /// Where nobody is (RFC 5737).
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const RTMGRP_LINK: u32 = 1;
-const TABLE_LOCK: &str = "/run/xtables.lock";
 
 /// Tries all of it.
 pub(crate) fn look() -> Network {

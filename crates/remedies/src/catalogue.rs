@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::json;
-use terrarium_gaps::{Cgroups, GapId, Rung, SYSCTLS, Sysctl};
+use terrarium_cni::egress::TABLE_LOCK;
+use terrarium_gaps::{Cgroups, GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
 use crate::{Action, Choice, Input, Isolation, Preparation, Purpose, Remedy, Setting};
 
@@ -21,20 +22,20 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &SysctlOverlay,
     &CgroupMounts,
     &PodCgroups,
-    &NoLocalStorageIsolation,
+    &Fixed { gap: GapId::CgroupStats, rung: Rung::Flag, actions: no_local_storage_isolation },
     &NoKmsg,
     &NullKmsg,
-    &AcceptCgroupV1,
+    &Fixed { gap: GapId::CgroupV1, rung: Rung::Flag, actions: accept_cgroup_v1 },
     &NoUnprivilegedSysctls,
-    &LoopbackAddress,
+    &Fixed { gap: GapId::NodeAddress, rung: Rung::Flag, actions: loopback_address },
     &PodNetwork,
     &MachineId,
-    &KubeletByAddress,
-    &Shipped { gap: GapId::LinkKind, rung: Rung::Replacement },
-    &Shipped { gap: GapId::DevicelessRoute, rung: Rung::Replacement },
-    &Shipped { gap: GapId::Netfilter, rung: Rung::Replacement },
-    &Shipped { gap: GapId::OciRuntime, rung: Rung::Flag },
-    &Shipped { gap: GapId::LinkMonitor, rung: Rung::Replacement },
+    &Fixed { gap: GapId::HostnameResolution, rung: Rung::Flag, actions: kubelet_by_address },
+    &shipped(GapId::LinkKind, Rung::Replacement),
+    &shipped(GapId::DevicelessRoute, Rung::Replacement),
+    &shipped(GapId::Netfilter, Rung::Replacement),
+    &shipped(GapId::OciRuntime, Rung::Flag),
+    &shipped(GapId::LinkMonitor, Rung::Replacement),
 ];
 
 const fn gap(gap: GapId, rung: Rung) -> Purpose {
@@ -301,21 +302,6 @@ impl Remedy for PodCgroups {
     }
 }
 
-/// cAdvisor's figures of "/" fail as a whole where one file is absent, so the kubelet never learns the capacity of its
-/// file systems, and with isolation on it refuses to run Pods.
-struct NoLocalStorageIsolation;
-
-impl Remedy for NoLocalStorageIsolation {
-    fn purpose(&self) -> Purpose {
-        gap(GapId::CgroupStats, Rung::Flag)
-    }
-
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        // Without figures there is nothing to compare eviction's thresholds with.
-        Ok(vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))])
-    }
-}
-
 /// The kubelet looks for OOM kills in the kernel's log, and in a user namespace does without.
 struct NoKmsg;
 
@@ -356,19 +342,6 @@ impl Remedy for NullKmsg {
     }
 }
 
-/// The kubelet refuses cgroup v1 since 1.35 unless it is told otherwise.
-struct AcceptCgroupV1;
-
-impl Remedy for AcceptCgroupV1 {
-    fn purpose(&self) -> Purpose {
-        gap(GapId::CgroupV1, Rung::Flag)
-    }
-
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(vec![kubelet("failCgroupV1", json!(false))])
-    }
-}
-
 /// containerd would set these sysctls in every Pod, and refuses to start where the kernel says that it is too old.
 struct NoUnprivilegedSysctls;
 
@@ -387,28 +360,14 @@ impl Remedy for NoUnprivilegedSysctls {
     }
 }
 
-/// An address of the node's own, where it has none that is not loopback's.
-struct LoopbackAddress;
-
 /// The address of a node that has no other: beside the ranges of Pods and Services, seen in its network namespace only.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 41, 0, 1);
-
-impl Remedy for LoopbackAddress {
-    fn purpose(&self) -> Purpose {
-        gap(GapId::NodeAddress, Rung::Flag)
-    }
-
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(vec![Action::Address { address: NODE_ADDRESS }])
-    }
-}
 
 /// What our CNI plugin changes for the whole sandbox: routing between Pods, and the lock of the legacy tables, which is
 /// iptables' own and stays behind. Done ahead of it, so that it is undone with the rest.
 struct PodNetwork;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-const TABLE_LOCK: &str = "/run/xtables.lock";
 
 impl Remedy for PodNetwork {
     fn purpose(&self) -> Purpose {
@@ -440,8 +399,6 @@ impl Remedy for PodNetwork {
 /// The machine's identity, which the kubelet reports as the node's.
 struct MachineId;
 
-const MACHINE_ID: &str = "/etc/machine-id";
-
 impl Remedy for MachineId {
     fn purpose(&self) -> Purpose {
         gap(GapId::MachineId, Rung::Mount)
@@ -462,9 +419,7 @@ impl Remedy for MachineId {
     }
 
     fn verify(&self) -> io::Result<()> {
-        let id = fs::read_to_string(MACHINE_ID)?;
-        let id = id.trim();
-        if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if is_machine_id(&fs::read_to_string(MACHINE_ID)?) {
             Ok(())
         } else {
             Err(about(Path::new(MACHINE_ID), &io::Error::other("does not hold 32 hexadecimal digits")))
@@ -472,36 +427,48 @@ impl Remedy for MachineId {
     }
 }
 
-/// The API server reaches the kubelet by the node's address: nothing resolves the node's name.
-struct KubeletByAddress;
-
-impl Remedy for KubeletByAddress {
-    fn purpose(&self) -> Purpose {
-        gap(GapId::HostnameResolution, Rung::Flag)
-    }
-
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(vec![Action::Configure(Setting::ApiServer {
-            flag: "--kubelet-preferred-address-types".to_owned(),
-            value: "InternalIP".to_owned(),
-        })])
-    }
-}
-
-/// A part that terrarium ships and always uses: there is nothing to do but to say so.
-struct Shipped {
+/// A remedy that is the same in every sandbox, and has nothing to try before the components run.
+struct Fixed {
     gap: GapId,
     rung: Rung,
+    actions: fn() -> Vec<Action>,
 }
 
-impl Remedy for Shipped {
+impl Remedy for Fixed {
     fn purpose(&self) -> Purpose {
         gap(self.gap, self.rung)
     }
 
     fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(Vec::new())
+        Ok((self.actions)())
     }
+}
+
+/// A part that terrarium ships and always uses: there is nothing to do but to say so.
+const fn shipped(gap: GapId, rung: Rung) -> Fixed {
+    Fixed { gap, rung, actions: Vec::new }
+}
+
+/// cAdvisor's figures of "/" fail as a whole where one file is absent, so the kubelet never learns the capacity of its
+/// file systems, and with isolation on it refuses to run Pods. Without figures there is nothing to compare eviction's
+/// thresholds with, either.
+fn no_local_storage_isolation() -> Vec<Action> {
+    vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))]
+}
+
+/// The kubelet refuses cgroup v1 since 1.35 unless it is told otherwise.
+fn accept_cgroup_v1() -> Vec<Action> {
+    vec![kubelet("failCgroupV1", json!(false))]
+}
+
+fn loopback_address() -> Vec<Action> {
+    vec![Action::Address { address: NODE_ADDRESS }]
+}
+
+/// The API server reaches the kubelet by the node's address: nothing resolves the node's name.
+fn kubelet_by_address() -> Vec<Action> {
+    let (flag, value) = ("--kubelet-preferred-address-types".to_owned(), "InternalIP".to_owned());
+    vec![Action::Configure(Setting::ApiServer { flag, value })]
 }
 
 fn kubelet(field: &str, value: serde_json::Value) -> Action {

@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -132,20 +130,9 @@ fn failed<E: Into<io::Error>>(doing: &str) -> impl FnOnce(E) -> Error {
     move |error| Error::Namespace { doing, source: error.into() }
 }
 
-/// A thread that was waited for is one for the kernel a little longer, and a user namespace takes a process of one thread
-/// (EINVAL, unshare(2)): it is tried again for a while.
 fn unshare(flags: CloneFlags, doing: &str) -> Result<(), Error> {
-    let start = Instant::now();
-    loop {
-        match nix::sched::unshare(flags) {
-            Err(Errno::EINVAL) if start.elapsed() < THREADS_END => thread::sleep(Duration::from_millis(5)),
-            other => return other.map_err(failed(doing)),
-        }
-    }
+    nix::sched::unshare(flags).map_err(failed(doing))
 }
-
-/// No thread that has ended is there for longer.
-const THREADS_END: Duration = Duration::from_secs(1);
 
 /// The hidden command of this program that maps IDs for a process that has entered a user namespace.
 pub const MAP_IDS: &str = "map-ids";

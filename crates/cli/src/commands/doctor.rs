@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
-    let (report, plan) = look_and_plan(layout, &args.remedies.options(false), layout.runtime())?;
+    let (report, plan) = look_and_plan(layout, &args.remedies.options(), layout.runtime())?;
     let findings = report.findings();
     match args.output {
         Output::Json => {

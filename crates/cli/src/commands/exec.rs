@@ -28,6 +28,6 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
-    let status = exec(layout, &args.remedies.options(false), &args.program, &args.arguments)?;
+    let status = exec(layout, &args.remedies.options(), &args.program, &args.arguments)?;
     Ok(ExitCode::from(status))
 }

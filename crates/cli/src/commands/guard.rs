@@ -6,29 +6,23 @@ use anyhow::Result;
 use terrarium_cluster::Layout;
 use terrarium_cluster::guardian::{self, Begin};
 
-use super::Remedies;
+use super::Decisions;
 
 /// Start the supervisor again whenever it is killed, until it ends in order
+///
+/// Without --since and --watch it goes on with a cluster that nobody watches.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Start a cluster, asked for at this time: milliseconds since 1970
     #[arg(long, value_name = "MILLISECONDS")]
     since: Option<u64>,
 
-    /// Go on with a cluster that nobody watches
-    #[arg(long)]
-    resume: bool,
-
     /// Watch over a supervisor that runs
     #[arg(long)]
     watch: bool,
 
     #[command(flatten)]
-    remedies: Remedies,
-
-    /// No node
-    #[arg(long)]
-    control_plane_only: bool,
+    decisions: Decisions,
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
@@ -37,6 +31,6 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
         (None, true) => Begin::Watch,
         (None, false) => Begin::Resume,
     };
-    guardian::run(layout, begin, &args.remedies.options(args.control_plane_only))?;
+    guardian::run(layout, begin, &args.decisions.options())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -93,8 +93,26 @@ struct Remedies {
 }
 
 impl Remedies {
-    fn options(&self, control_plane_only: bool) -> Options {
-        Options { remedies: self.remedies.iter().copied().collect(), control_plane_only }
+    /// For a node with these.
+    fn options(&self) -> Options {
+        Options { remedies: self.remedies.iter().copied().collect(), control_plane_only: false }
+    }
+}
+
+/// What is decided for a start.
+#[derive(Clone, Debug, clap::Args)]
+struct Decisions {
+    #[command(flatten)]
+    remedies: Remedies,
+
+    /// Run no node: the API with its controllers and its store, for Helm, CRDs, RBAC, dry runs. Needs no rights
+    #[arg(long)]
+    control_plane_only: bool,
+}
+
+impl Decisions {
+    fn options(&self) -> Options {
+        Options { control_plane_only: self.control_plane_only, ..self.remedies.options() }
     }
 }
 

@@ -8,7 +8,7 @@ use terrarium_cluster::Layout;
 use terrarium_cluster::supervisor::{self, Call};
 use tracing_subscriber::EnvFilter;
 
-use super::Remedies;
+use super::Decisions;
 
 /// Keep the cluster running until SIGTERM, then take it down
 #[derive(Debug, clap::Args)]
@@ -18,11 +18,7 @@ pub struct Args {
     since: Option<u64>,
 
     #[command(flatten)]
-    remedies: Remedies,
-
-    /// No node
-    #[arg(long)]
-    control_plane_only: bool,
+    decisions: Decisions,
 
     /// Go on with a cluster that lost its supervisor, and start no other
     #[arg(long)]
@@ -45,7 +41,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago = args.since.map_or(Duration::ZERO, |since| now.saturating_sub(Duration::from_millis(since)));
     let start = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-    let options = args.remedies.options(args.control_plane_only);
+    let options = args.decisions.options();
     supervisor::run(layout, Call { options, start, resume: args.resume, guardian: args.guardian })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use terrarium_cluster::{Error, Event, Layout, Options, Outcome, Preview, Wishes, kubeconfig, preview, up};
 
-use super::{Output, Remedies, print, user_kubeconfig};
+use super::{Decisions, Output, print, user_kubeconfig};
 
 /// Bring the cluster up, or wait for it if it is coming up already
 ///
@@ -37,11 +37,7 @@ pub struct Args {
     reset_store: bool,
 
     #[command(flatten)]
-    remedies: Remedies,
-
-    /// Run no node: the API with its controllers and its store, for Helm, CRDs, RBAC, dry runs. Needs no rights
-    #[arg(long)]
-    control_plane_only: bool,
+    decisions: Decisions,
 
     /// Print the plan for this sandbox and the components that would run, and change nothing
     #[arg(long)]
@@ -53,7 +49,7 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
-    let options = args.remedies.options(args.control_plane_only);
+    let options = args.decisions.options();
     if args.dry_run {
         return dry_run(layout, &options, args.output);
     }
