@@ -1,7 +1,7 @@
 // Command results reads what ginkgo reported of the end-to-end suite and says what came of it: one line for each spec on
 // stderr, a JSON document, and a page. It ends with 1 if a spec failed that is not known to fail.
 //
-//	results -known FILE -json FILE -page FILE -kubernetes VERSION BUILD=REPORT…
+//	results -known FILE -json FILE -page FILE -kubernetes VERSION -procs N BUILD=REPORT…
 //	results -list REPORT
 //
 // The second form names the specs of a dry run, in which ginkgo calls them passed.
@@ -22,6 +22,7 @@ func main() {
 	document := flag.String("json", "", "the JSON document to write")
 	page := flag.String("page", "", "the page to write")
 	kubernetes := flag.String("kubernetes", "", "the version of the suite and of the cluster")
+	procs := flag.Int("procs", 1, "how many specs ran at once")
 	flag.Parse()
 	if *list {
 		if err := printNames(flag.Arg(0)); err != nil {
@@ -30,7 +31,7 @@ func main() {
 		}
 		return
 	}
-	good, err := run(*known, *document, *page, *kubernetes, flag.Args())
+	good, err := run(*known, *document, *page, Results{Kubernetes: *kubernetes, Procs: *procs}, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(2)
@@ -40,7 +41,7 @@ func main() {
 	}
 }
 
-func run(known, document, page, kubernetes string, arguments []string) (bool, error) {
+func run(known, document, page string, results Results, arguments []string) (bool, error) {
 	text, err := os.ReadFile(known)
 	if err != nil {
 		return false, err
@@ -49,18 +50,18 @@ func run(known, document, page, kubernetes string, arguments []string) (bool, er
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", known, err)
 	}
-	results := Results{Kubernetes: kubernetes}
 	for _, argument := range arguments {
 		build, path, _ := strings.Cut(argument, "=")
 		report, err := os.ReadFile(path)
 		if err != nil {
 			return false, err
 		}
-		specs, err := parseReport(report, causes)
+		run, err := parseReport(report, causes)
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", path, err)
 		}
-		results.Runs = append(results.Runs, Run{Gvisor: build, Specs: specs})
+		run.Gvisor = build
+		results.Runs = append(results.Runs, run)
 	}
 	encoded, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
@@ -80,11 +81,11 @@ func printNames(path string) error {
 	if err != nil {
 		return err
 	}
-	specs, err := parseReport(report, nil)
+	run, err := parseReport(report, nil)
 	if err != nil {
 		return err
 	}
-	for _, name := range (Results{Runs: []Run{{Specs: specs}}}).names() {
+	for _, name := range (Results{Runs: []Run{run}}).names() {
 		fmt.Println(name)
 	}
 	return nil

@@ -10,13 +10,17 @@ import (
 // Results is the JSON document.
 type Results struct {
 	Kubernetes string `json:"kubernetes"`
-	Runs       []Run  `json:"runs"`
+	// How many specs ran at once.
+	Procs int   `json:"procs"`
+	Runs  []Run `json:"runs"`
 }
 
 // Run is what came of the specs in one build of gVisor.
 type Run struct {
 	Gvisor string `json:"gvisor"`
-	Specs  []Spec `json:"specs"`
+	// Of the whole run: less than the specs took together where several ran at once.
+	Seconds float64 `json:"seconds"`
+	Specs   []Spec  `json:"specs"`
 }
 
 // tell says what came of each run, and whether it is what is expected.
@@ -43,9 +47,7 @@ func (r Results) tell(out io.Writer) bool {
 
 func (r Run) summary() string {
 	var passed, failed, skipped int
-	seconds := 0.0
 	for _, spec := range r.Specs {
-		seconds += spec.Seconds
 		switch {
 		case spec.passed():
 			passed++
@@ -55,8 +57,8 @@ func (r Run) summary() string {
 			skipped++
 		}
 	}
-	return fmt.Sprintf("gVisor %s: %d of %d passed, %d failed, %d skipped; %.0f s", r.Gvisor, passed, len(r.Specs), failed,
-		skipped, seconds)
+	return fmt.Sprintf("gVisor %s: %d of %d passed, %d failed, %d skipped, in %.0f s", r.Gvisor, passed, len(r.Specs), failed,
+		skipped, r.Seconds)
 }
 
 // page is the Markdown document, with a column for each build.
@@ -66,7 +68,8 @@ func (r Results) page() string {
 	fmt.Fprintf(&out, "What came of the specs of Kubernetes %s's own end-to-end suite that are about Services, DNS, networking and\n"+
 		"EndpointSlices and are marked as part of conformance, against terrarium in a gVisor sandbox. The suite is built from\n"+
 		"upstream's sources and is not changed; its images hold upstream's agnhost and, for the rest, Debian's programs.\n"+
-		"`make conformance` plays them.\n\n", strings.TrimPrefix(r.Kubernetes, "v"))
+		"`make conformance` plays them; specs that ran at once in this run: %d.\n\n",
+		strings.TrimPrefix(r.Kubernetes, "v"), r.Procs)
 	for _, run := range r.Runs {
 		fmt.Fprintf(&out, "- %s\n", run.summary())
 	}

@@ -11,6 +11,7 @@ import (
 // suite is what is read of ginkgo's JSON report, which holds one such object for each suite that ran. The names are those
 // of types.Report in github.com/onsi/ginkgo/v2/types.
 type suite struct {
+	RunTime     time.Duration
 	SpecReports []struct {
 		ContainerHierarchyTexts []string
 		LeafNodeType            string
@@ -40,19 +41,20 @@ func (s Spec) passed() bool { return s.State == "passed" }
 func (s Spec) failed() bool { return !s.passed() && s.State != "skipped" }
 
 // parseReport returns the specs that ran, in the order in which they did. causes says why a spec is known to fail.
-func parseReport(report []byte, causes map[string]string) ([]Spec, error) {
+func parseReport(report []byte, causes map[string]string) (Run, error) {
 	var suites []suite
 	if err := json.Unmarshal(report, &suites); err != nil {
-		return nil, err
+		return Run{}, err
 	}
-	var specs []Spec
+	var run Run
 	for _, suite := range suites {
+		run.Seconds += tenths(suite.RunTime)
 		for _, each := range suite.SpecReports {
 			message := firstLine(each.Failure.Message)
 			if each.LeafNodeType != "It" {
 				// Without what comes before and after the specs, what they say means nothing.
 				if each.State == "failed" || each.State == "panicked" {
-					return nil, fmt.Errorf("the suite's %s failed: %s", each.LeafNodeType, message)
+					return Run{}, fmt.Errorf("the suite's %s failed: %s", each.LeafNodeType, message)
 				}
 				continue
 			}
@@ -61,20 +63,22 @@ func parseReport(report []byte, causes map[string]string) ([]Spec, error) {
 				continue
 			}
 			name := specName(append(each.ContainerHierarchyTexts, each.LeafNodeText))
-			specs = append(specs, Spec{
+			run.Specs = append(run.Specs, Spec{
 				Name:    name,
 				State:   each.State,
-				Seconds: each.RunTime.Round(time.Second / 10).Seconds(),
+				Seconds: tenths(each.RunTime),
 				Message: message,
 				Known:   causes[name],
 			})
 		}
 	}
-	if len(specs) == 0 {
-		return nil, errors.New("no spec ran: the focus matches none")
+	if len(run.Specs) == 0 {
+		return Run{}, errors.New("no spec ran: the focus matches none")
 	}
-	return specs, nil
+	return run, nil
 }
+
+func tenths(duration time.Duration) float64 { return duration.Round(time.Second / 10).Seconds() }
 
 func specName(texts []string) string {
 	words := strings.Fields(strings.Join(texts, " "))

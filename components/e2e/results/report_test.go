@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-const report = `[{"SpecReports": [
+const report = `[{"RunTime": 50000000000, "SpecReports": [
   {"LeafNodeType": "SynchronizedBeforeSuite", "State": "passed"},
   {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeType": "It",
    "LeafNodeText": "should provide DNS for services [Conformance]", "State": "failed", "RunTime": 61240000000,
@@ -19,7 +19,7 @@ const report = `[{"SpecReports": [
 ]}]`
 
 func TestReport(t *testing.T) {
-	specs, err := parseReport([]byte(report), map[string]string{"Services should serve": "was broken"})
+	run, err := parseReport([]byte(report), map[string]string{"Services should serve": "was broken"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,8 +28,8 @@ func TestReport(t *testing.T) {
 		{Name: "Services should serve", State: "passed", Seconds: 2, Known: "was broken"},
 		{Name: "Services should need two nodes", State: "skipped", Message: "one node only"},
 	}
-	if !reflect.DeepEqual(specs, expected) {
-		t.Errorf("%+v", specs)
+	if !reflect.DeepEqual(run.Specs, expected) {
+		t.Errorf("%+v", run.Specs)
 	}
 }
 
@@ -69,13 +69,13 @@ func TestKnown(t *testing.T) {
 }
 
 func TestPage(t *testing.T) {
-	specs, err := parseReport([]byte(report), map[string]string{})
+	run, err := parseReport([]byte(report), map[string]string{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	page := Results{Kubernetes: "v1.36.4", Runs: []Run{{"2026-02", specs[:1]}, {"2026-07", specs}}}.page()
+	page := Results{Kubernetes: "v1.36.4", Runs: []Run{{"2026-02", 1, run.Specs[:1]}, {"2026-07", run.Seconds, run.Specs}}}.page()
 	for _, expected := range []string{
-		"- gVisor 2026-07: 1 of 3 passed, 1 failed, 1 skipped; 63 s\n",
+		"- gVisor 2026-07: 1 of 3 passed, 1 failed, 1 skipped, in 50 s\n",
 		"| spec | 2026-02 | 2026-07 |\n|---|---|---|\n",
 		`| DNS should provide DNS for services | failed, 61 s: no answer\| | failed, 61 s: no answer\| |`,
 		"| Services should serve |  | passed, 2 s |",
