@@ -17,6 +17,8 @@ mod watch;
 use k8s_openapi::api::core::v1::{Node, Service as ApiService};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use self::frontends::Place;
@@ -99,11 +101,24 @@ pub async fn run(shared: Shared, _noticed: UnboundedReceiver<Notice>) -> Result<
             }
         }
     };
-    tokio::join!(
-        services.run(&config.kubeconfig, client.clone(), sender.clone()),
-        slices.run(&config.kubeconfig, client.clone(), sender.clone()),
-        nodes.run(&config.kubeconfig, client, sender),
-        apply,
-    );
-    Ok(())
+    let healthz = async {
+        let listen = || Error::io("listen on", config.healthz.to_string());
+        let listener = TcpListener::bind(config.healthz).await.map_err(listen())?;
+        loop {
+            let (mut client, _) = listener.accept().await.map_err(listen())?;
+            let _ = client.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await;
+        }
+    };
+    let follow = async {
+        tokio::join!(
+            services.run(&config.kubeconfig, client.clone(), sender.clone()),
+            slices.run(&config.kubeconfig, client.clone(), sender.clone()),
+            nodes.run(&config.kubeconfig, client, sender),
+            apply,
+        )
+    };
+    tokio::select! {
+        _ = follow => Ok(()),
+        error = healthz => error,
+    }
 }
