@@ -99,7 +99,12 @@ impl Egress {
 
     /// Installs the rules if they are not there; rules of ours that say something else give way.
     pub fn install(&self) -> Result<(), EgressError> {
-        NatTable::open()?.change(|table| self.install_in(table))?;
+        let nat = NatTable::open()?;
+        // Looked at without the lock: all ADDs but a node's first find them.
+        if nat.read()?.0.has_chain(POSTROUTING, CHAIN, &self.rules()) {
+            return Ok(());
+        }
+        nat.change(|table| self.install_in(table))?;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use terrarium_sys::ip_tables::{HOOKS, Layout};
 
 /// Length of `struct ipt_entry`: all before the matches and the target.
@@ -54,7 +55,8 @@ pub enum TableError {
 }
 
 /// Transport protocols that NAT rules of gVisor can match: it refuses NAT targets without one of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// `-p tcp`
     Tcp = 6,
