@@ -17,6 +17,7 @@ mod forwarding;
 mod invocation;
 mod ipam;
 pub mod iptables;
+pub mod nat;
 pub mod netlink;
 mod netns;
 mod node;
@@ -34,7 +35,7 @@ pub use netlink::NetlinkError;
 pub use netns::NetnsError;
 pub use node::address as node_address;
 pub use result::{CniResult, Dns, Interface, IpConfig, RouteConfig};
-pub use teardown::{Teardown, teardown};
+pub use teardown::{CHAINS, Teardown, teardown};
 
 use invocation::Invocation;
 
