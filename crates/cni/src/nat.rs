@@ -15,6 +15,8 @@ use terrarium_sys::ip_tables::{self, TableName};
 
 use crate::iptables::{Table, TableError};
 
+/// Bytes that a replacement takes besides the table's entries (`struct ipt_replace`).
+pub const REPLACE_HEADER: usize = 96;
 /// How often to begin anew when the table changed under us: only programs that ignore the lock can do that.
 const ATTEMPTS: usize = 5;
 
