@@ -92,14 +92,15 @@ fn a_rule_with_ports_has_a_match_before_its_target() {
     let rule = Match::protocol(Protocol::Tcp).not_from(net("10.42.0.5/32")).from_ports(1024..=2047).to_ports(80..=80);
     let rule = rule.then(Target::Dnat([10, 42, 0, 5].into(), Some(8080)));
     let bytes = rule.entry().bytes;
-    assert_eq!((bytes.len(), rule.size()), (216, 216));
+    assert_eq!((bytes.len(), rule.size()), (240, 240));
     assert_eq!(bytes[80..84], [6, 0, 0, 0x08]); // tcp, no flags, source inverted
-    assert_eq!(bytes[88..92], [160, 0, 216, 0]);
+    assert_eq!(bytes[88..92], [160, 0, 240, 0]);
     assert_eq!(bytes[112..118], [48, 0, b't', b'c', b'p', 0]);
     assert_eq!(bytes[144..156], [0, 4, 255, 7, 80, 0, 80, 0, 0, 0, 0, 0]); // ports in the host's order
-    assert_eq!(bytes[160..167], [56, 0, b'D', b'N', b'A', b'T', 0]);
-    assert_eq!(bytes[192..196], [1, 0, 0, 0]);
-    assert_eq!(bytes[196..212], [3, 0, 0, 0, 10, 42, 0, 5, 10, 42, 0, 5, 0x1f, 0x90, 0x1f, 0x90]); // in the net's
+    assert_eq!(bytes[160..167], [80, 0, b'D', b'N', b'A', b'T', 0]);
+    assert_eq!(bytes[191..200], [2, 3, 0, 0, 0, 10, 42, 0, 5]);
+    assert_eq!(bytes[212..216], [10, 42, 0, 5]);
+    assert_eq!(bytes[228..232], [0x1f, 0x90, 0x1f, 0x90]); // ports in the net's order
     assert_eq!(
         rule.to_string(),
         "! -s 10.42.0.5/32 -p tcp -m tcp --sport 1024:2047 --dport 80 -j DNAT --to-destination 10.42.0.5:8080"

@@ -1,7 +1,7 @@
 //! A rule as its author thinks of it, and the entry that says it.
 //!
-//! Only what every kernel in question takes is here: revision 0 of each extension, no match but those for ports. NAT
-//! targets want a protocol; gVisor refuses them without.
+//! Only what every kernel in question takes is here, and no match but those for ports. NAT targets want a protocol; gVisor
+//! refuses them without.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
-use super::entry::{ENTRY_LEN, Entry};
+use super::entry::{ENTRY_LEN, EXTENSION_HEADER, Entry};
 
 const SOURCE_AT: usize = 0;
 const DESTINATION_AT: usize = 4;
@@ -147,9 +147,8 @@ impl Rule {
             Target::Return => Entry::end_of_chain(),
             Target::Drop => Entry::verdict(-1), // -NF_DROP - 1
             Target::Redirect(port) => nat("REDIRECT", MAP_PORTS, Ipv4Addr::UNSPECIFIED, port),
-            // gVisor refuses port 0 even where ports are not to be changed.
-            Target::Dnat(to, None) => nat("DNAT", MAP_ADDRESSES, to, 1),
-            Target::Dnat(to, Some(port)) => nat("DNAT", MAP_ADDRESSES | MAP_PORTS, to, port),
+            Target::Dnat(to, None) => dnat(MAP_ADDRESSES, to, 0),
+            Target::Dnat(to, Some(port)) => dnat(MAP_ADDRESSES | MAP_PORTS, to, port),
             Target::Snat(to) => nat("SNAT", MAP_ADDRESSES, to, 0),
         };
         self.when.narrow(&mut entry);
@@ -175,12 +174,24 @@ fn nat(name: &str, flags: u32, address: Ipv4Addr, port: u16) -> Entry {
     Entry::with_target(name, &range)
 }
 
+/// The target in its revision 2, the one that `iptables` can print; `struct nf_nat_range2`, aligned to 8 bytes.
+fn dnat(flags: u32, address: Ipv4Addr, port: u16) -> Entry {
+    let mut range = [0; 48];
+    range[0..4].copy_from_slice(&flags.to_ne_bytes());
+    for (address_at, port_at) in [(4, 36), (20, 38)] {
+        range[address_at..address_at + 4].copy_from_slice(&address.octets());
+        range[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
+    }
+    let mut entry = Entry::with_target("DNAT", &range);
+    entry.bytes[ENTRY_LEN + EXTENSION_HEADER - 1] = 2;
+    entry
+}
+
 fn put_addresses(entry: &mut Entry, at: usize, invert: u8, addresses: Option<Addresses>) {
     let (Addresses::In(net) | Addresses::NotIn(net)) = match addresses {
         Some(addresses) => addresses,
         None => return,
     };
-    debug_assert!(entry.bytes.len() >= ENTRY_LEN);
     entry.bytes[at..at + 4].copy_from_slice(&net.network().octets());
     entry.bytes[at + 8..at + 12].copy_from_slice(&net.netmask().octets());
     if matches!(addresses, Some(Addresses::NotIn(_))) {
