@@ -1,13 +1,14 @@
 //! The components of a cluster, as data: what runs, what it needs first, and how to tell that it is ready.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use terrarium_remedies::Setting;
 
 use crate::config::{self, Network};
+use crate::launch::own_program;
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, Options, node};
+use crate::{Error, Layout, Options, network, node};
 
 /// Names a component: in logs, records, `status` and dependencies.
 pub(crate) type Name = &'static str;
@@ -16,11 +17,12 @@ pub(crate) const CONTAINERD: Name = "containerd";
 pub(crate) const GUARDIAN: Name = "guardian";
 pub(crate) const IMAGES: Name = "images";
 pub(crate) const KUBELET: Name = "kubelet";
+pub(crate) const NETD: Name = "netd";
 pub(crate) const SERVER: Name = "kube-server";
 pub(crate) const SUPERVISOR: Name = "supervisor";
 
 /// The components that are processes which go on, in the order in which they start.
-pub(crate) const SERVICES: &[Name] = &[CONTAINERD, SERVER, KUBELET];
+pub(crate) const SERVICES: &[Name] = &[CONTAINERD, SERVER, NETD, KUBELET];
 
 /// A program and its arguments.
 #[derive(Clone, Debug)]
@@ -64,6 +66,8 @@ pub(crate) enum Readiness {
     Socket(PathBuf),
     /// The API server says so.
     Api,
+    /// This path of a server on loopback answers with status 200.
+    Http { server: SocketAddrV4, path: &'static str },
     /// The node of this name is Ready, by its kubelet's word since that started.
     Node(String),
 }
@@ -143,6 +147,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             },
         },
         server,
+        netd(spec)?,
         Component {
             name: IMAGES,
             label: "images",
@@ -177,6 +182,15 @@ fn server(spec: &Spec<'_>) -> Result<Component, Error> {
     let command = CommandLine { program: spec.layout.component("kubernetes")?, args: server_args(spec) };
     let runs = Runs::Service { command, env: environment(spec), ready: Readiness::Api };
     Ok(Component { name: SERVER, label: "API", needs: &[], runs })
+}
+
+/// The Service proxy: a part of this program.
+fn netd(spec: &Spec<'_>) -> Result<Component, Error> {
+    let config = spec.layout.config("netd.json").to_string_lossy().into_owned();
+    let command = CommandLine { program: own_program()?, args: vec![NETD.to_owned(), "--config".to_owned(), config] };
+    let ready = Readiness::Http { server: network::HEALTHZ, path: "/healthz" };
+    let runs = Runs::Service { command, env: Vec::new(), ready };
+    Ok(Component { name: NETD, label: "Service proxy", needs: &[SERVER], runs })
 }
 
 fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
-use terrarium_remedies::Setting;
+use terrarium_remedies::{SERVICE_RANGE, Setting};
 
 use crate::component::Spec;
 use crate::layout::write;
@@ -30,10 +30,7 @@ pub(crate) struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        Self {
-            pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24),
-            services: Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16),
-        }
+        Self { pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24), services: SERVICE_RANGE.trunc() }
     }
 }
 
@@ -46,6 +43,11 @@ impl Network {
     /// The address of the Service `kubernetes`: the API server always takes the range's first.
     pub(crate) fn api_service(&self) -> Ipv4Addr {
         nth(self.services, 1)
+    }
+
+    /// The cluster's name server, at the customary place in the range.
+    pub(crate) fn dns(&self) -> Ipv4Addr {
+        nth(self.services, 10)
     }
 }
 
@@ -63,13 +65,14 @@ pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
     write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
     write(&layout.config("containerd.toml"), containerd(spec)?.as_bytes())?;
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
+    write(&layout.config("netd.json"), &to_json(&network::netd(spec)))?;
     network::link_plugins(layout)
 }
 
 /// Writes the kubeconfig of every client.
 pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
     let server = format!("https://127.0.0.1:{}", layout.api_port()?);
-    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
+    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::NETD, pki::SCHEDULER] {
         kubeconfig::write_for(layout, client, &server)?;
     }
     Ok(())
@@ -190,14 +193,17 @@ mod tests {
 
     /// A text without the test's own directory.
     fn shown(root: &TempDir, text: &str) -> String {
-        text.replace(root.path().to_str().unwrap(), "[root]").replace(env!("CARGO_PKG_VERSION"), "[version]")
+        let program = std::env::current_exe().unwrap();
+        text.replace(root.path().to_str().unwrap(), "[root]")
+            .replace(program.to_str().unwrap(), "[program]")
+            .replace(env!("CARGO_PKG_VERSION"), "[version]")
     }
 
     #[test]
     fn the_files_that_the_components_read() {
         let (root, layout) = layout();
         write_all(&spec(&layout)).unwrap();
-        for file in ["kubelet.json", "containerd.toml", "cni/net.d/10-terrarium.conflist"] {
+        for file in ["kubelet.json", "containerd.toml", "cni/net.d/10-terrarium.conflist", "netd.json"] {
             let path = layout.config(file);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
             let name = path.file_name().unwrap().to_str().unwrap();

@@ -1,5 +1,6 @@
 //! Whether a service that was ready still answers: a process may live and do nothing.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use kube::Client;
@@ -23,7 +24,7 @@ const UNHEALTHY: u32 = 6;
 const HOPELESS: u32 = 30;
 
 /// The kubelet's own health port, on loopback: upstream's default.
-const KUBELET_HEALTH: u16 = 10248;
+const KUBELET_HEALTH: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10248);
 
 /// What an answer, or none, means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +74,8 @@ pub(crate) async fn answers(readiness: &Readiness, client: &Client) -> bool {
                 let request = http::Request::get("/livez").body(Vec::new()).expect("a constant request is valid");
                 client.request_text(request).await.is_ok()
             }
-            Readiness::Node(_) => match TcpStream::connect(("127.0.0.1", KUBELET_HEALTH)).await {
-                Ok(stream) => says_ok(stream).await,
-                Err(_) => false,
-            },
+            Readiness::Http { server, path } => says_ok(*server, path).await,
+            Readiness::Node(_) => says_ok(KUBELET_HEALTH, "/healthz").await,
         }
     };
     timeout(LIMIT, answer).await.unwrap_or(false)
@@ -91,9 +90,11 @@ async fn speaks_http2(mut stream: UnixStream) -> bool {
     stream.write_all(PREFACE).await.is_ok() && stream.read_exact(&mut frame).await.is_ok() && frame[3] == SETTINGS
 }
 
-async fn says_ok(mut stream: TcpStream) -> bool {
+/// Whether a server answers for this path with status 200.
+pub(crate) async fn says_ok(server: SocketAddrV4, path: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(server).await else { return false };
     let mut answer = [0; 12];
-    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.is_ok()
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.is_ok()
         && stream.read_exact(&mut answer).await.is_ok()
         && answer.ends_with(b" 200")
 }

@@ -88,6 +88,7 @@ pub(crate) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 pub(crate) const KUBELET: &str = "kubelet";
 pub(crate) const KUBELET_SERVING: &str = "kubelet-serving";
 pub(crate) const LOOPBACK_SERVING: &str = "loopback-serving";
+pub(crate) const NETD: &str = "terrarium-netd";
 pub(crate) const SCHEDULER: &str = "kube-scheduler";
 pub(crate) const SERVICE_ACCOUNT: &str = "service-account";
 pub(crate) const SERVICE_ACCOUNT_PUBLIC: &str = "service-account.pub";
@@ -134,6 +135,7 @@ pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(
         leaf(KUBELET, &node_user, Some("system:nodes"), &[]),
         leaf(KUBELET_SERVING, &node_user, Some("system:nodes"), &node_names),
         leaf(LOOPBACK_SERVING, "localhost", None, &loopback),
+        leaf(NETD, NETD, None, &[]),
         leaf(SCHEDULER, "system:kube-scheduler", None, &[]),
     ] {
         issue_leaf(layout, &issuer, &leaf, lifetime)?;
@@ -277,6 +279,7 @@ mod tests {
         KUBELET,
         KUBELET_SERVING,
         LOOPBACK_SERVING,
+        NETD,
         SCHEDULER,
     ];
 

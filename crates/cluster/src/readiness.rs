@@ -8,7 +8,7 @@ use kube::{Api, Client, Config};
 use tokio::net::UnixStream;
 
 use crate::component::Readiness;
-use crate::{Error, Layout, kubeconfig};
+use crate::{Error, Layout, health, kubeconfig};
 
 /// A client of the API with the administrator's rights.
 pub(crate) async fn client(layout: &Layout) -> Result<Client, Error> {
@@ -29,6 +29,7 @@ pub(crate) async fn is_ready(readiness: &Readiness, client: &Client, since: Syst
             let request = http::Request::get("/readyz").body(Vec::new()).expect("a constant request is valid");
             client.request_text(request).await.is_ok()
         }
+        Readiness::Http { server, path } => health::says_ok(*server, path).await,
         Readiness::Node(name) => match Api::<Node>::all(client.clone()).get_opt(name).await {
             Ok(Some(node)) => is_node_ready(&node, since),
             _ => false,

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use procfs::process::all_processes;
 use terrarium_remedies::{Isolation, Journal, POD_CGROUP_ROOT};
 
-use crate::component::{CONTAINERD, KUBELET, Name, SERVER};
+use crate::component::{CONTAINERD, KUBELET, NETD, Name, SERVER};
 use crate::process::{self, wait_until};
 use crate::{Error, Layout, network};
 
@@ -30,7 +30,8 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
         stop_pods();
         // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
         let members = journal.members().unwrap_or_default();
-        let services = [CONTAINERD, SERVER].map(|name| process::recorded(layout, name).map(|process| process.pid));
+        let services =
+            [CONTAINERD, NETD, SERVER].map(|name| process::recorded(layout, name).map(|process| process.pid));
         let own = std::process::id().cast_signed();
         for pid in members {
             if pid != own && !services.contains(&Some(pid)) {
@@ -38,7 +39,7 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
             }
         }
     }
-    for name in [CONTAINERD, SERVER] {
+    for name in [NETD, CONTAINERD, SERVER] {
         result = result.and(stop_service(layout, name));
     }
     if let Some(journal) = journal {

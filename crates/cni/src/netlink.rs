@@ -153,14 +153,16 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(address).collect())
     }
 
-    /// Gives a link an address of its own, with no network behind it (/32).
-    pub fn add_address(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+    /// Gives a link an address, by itself (/32) or with its network.
+    pub fn add_address(&mut self, link: u32, address: impl Into<Ipv4Net>) -> Result<(), NetlinkError> {
+        let address = address.into();
         let message = RouteNetlinkMessage::NewAddress(own_address(link, address));
         self.create(format!("add address {address} to link {link}"), message)
     }
 
     /// Takes such an address away again.
-    pub fn delete_address(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub fn delete_address(&mut self, link: u32, address: impl Into<Ipv4Net>) -> Result<(), NetlinkError> {
+        let address = address.into();
         let message = RouteNetlinkMessage::DelAddress(own_address(link, address));
         self.request(format!("delete address {address} of link {link}"), message, NLM_F_ACK)?;
         Ok(())
@@ -276,13 +278,13 @@ impl Netlink {
     }
 }
 
-fn own_address(link: u32, address: Ipv4Addr) -> AddressMessage {
+fn own_address(link: u32, address: Ipv4Net) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = 32;
+    message.header.prefix_len = address.prefix_len();
     message.header.index = link;
-    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
-    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
+    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.addr())));
+    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address.addr())));
     message
 }
 

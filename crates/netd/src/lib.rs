@@ -26,6 +26,9 @@ pub mod relay;
 pub mod rules;
 pub mod table;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::rc::Rc;
 
 pub use config::Config;
@@ -47,11 +50,17 @@ pub struct Shared {
     pub notices: notice::Notices,
 }
 
+/// Nobody else looks into it: its sockets take orders.
+fn make_runtime_dir(path: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("make", path.display().to_string()))
+}
+
 /// Runs the proxy until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// It cannot listen, or the API's address or this client's certificate cannot be read.
 pub fn run(config: Config) -> Result<(), Error> {
+    make_runtime_dir(&config.runtime_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -9,6 +9,7 @@ mod image;
 mod kubectl;
 mod logs;
 mod map_ids;
+mod netd;
 mod probe;
 mod run_component;
 mod status;
@@ -78,6 +79,7 @@ enum Part {
     Guard(guard::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
+    Netd(netd::Args),
     Probe(probe::Args),
     #[command(name = RUN_COMPONENT)]
     RunComponent(run_component::Args),
@@ -129,6 +131,7 @@ impl Internal {
         match self.part {
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),
+            Part::Netd(args) => netd::run(&args),
             Part::Probe(args) => probe::run(&layout, &args),
             Part::RunComponent(args) => run_component::run(&layout, &args),
             Part::Supervise(args) => supervise::run(&layout, &args),
