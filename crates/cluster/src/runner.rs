@@ -18,7 +18,7 @@ use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::history::History;
 use crate::service::{self, Running, Service};
-use crate::{Error, Event, Layout, forwarder, known, launch, logs, readiness, renewal};
+use crate::{Error, Event, Layout, forwarder, known, launch, logs, objects, readiness, renewal};
 
 /// How often logs are looked at for their size.
 const ROTATION_INTERVAL: Duration = Duration::from_secs(10);
@@ -130,12 +130,13 @@ async fn renew(shared: &Shared) {
     }
 }
 
-/// Waits for what the component needs, then runs it for good.
+/// Waits for what the component needs, makes sure of its objects, then runs it for good.
 async fn run_component(shared: Rc<Shared>, component: Component) {
     for need in component.needs {
         // The sender lives as long as `shared`.
         let _ = shared.ready[need].subscribe().wait_for(|ready| *ready).await;
     }
+    objects::ensure(&shared, &component.objects).await;
     let (name, label) = (component.name, component.label.to_owned());
     shared.report(Event::Started { step: name.to_owned(), label });
     let result = match &component.runs {

@@ -12,7 +12,7 @@ use crate::history::History;
 use crate::process::{self, ProcessRef};
 use crate::restart::{Policy, Verdict};
 use crate::runner::Shared;
-use crate::{Error, Event, Layout, launch, logs, rbac, readiness};
+use crate::{Error, Event, Layout, launch, logs, readiness};
 
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(40);
@@ -161,11 +161,7 @@ async fn until_ready(shared: &Shared, ready: &Readiness, since: SystemTime) {
     loop {
         let client = shared.client();
         if readiness::is_ready(ready, &client, since).await {
-            match ready {
-                // Before the kubelet starts, which would remember a refusal for half a minute.
-                Readiness::Api if rbac::grant(&client).await.is_err() => {}
-                _ => return,
-            }
+            return;
         }
         sleep(READINESS_INTERVAL).await;
     }
