@@ -66,6 +66,8 @@ pub(crate) enum Readiness {
     Api,
     /// The node of this name is Ready, by its kubelet's word since that started.
     Node(String),
+    /// A GET of this path on this port of loopback is answered with 200.
+    Http { port: u16, path: &'static str },
 }
 
 /// What differs from cluster to cluster.
@@ -127,7 +129,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
         let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
-    Ok(vec![
+    let mut components = vec![
         Component {
             name: CONTAINERD,
             label: "container runtime",
@@ -169,7 +171,11 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
                 ready: Readiness::Node(spec.node.clone()),
             },
         },
-    ])
+    ];
+    for addon in &options.addons {
+        components.push(addon.component(spec)?);
+    }
+    Ok(components)
 }
 
 /// The control plane and its store.
@@ -179,7 +185,7 @@ fn server(spec: &Spec<'_>) -> Result<Component, Error> {
     Ok(Component { name: SERVER, label: "API", needs: &[], runs })
 }
 
-fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {
+pub(crate) fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {
     let no_proxy = no_proxy(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok());
     ["NO_PROXY", "no_proxy"].map(|name| (name, no_proxy.clone())).to_vec()
 }

@@ -10,7 +10,7 @@ use terrarium_remedies::Setting;
 use crate::component::Spec;
 use crate::layout::write;
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, kubeconfig, network, renewal};
+use crate::{Error, Layout, ingress, kubeconfig, network, renewal};
 
 /// A tmpfs of the cluster's own.
 pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
@@ -63,13 +63,14 @@ pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
     write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
     write(&layout.config("containerd.toml"), containerd(spec)?.as_bytes())?;
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
+    ingress::write_config(layout, spec.address)?;
     network::link_plugins(layout)
 }
 
 /// Writes the kubeconfig of every client.
 pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
     let server = format!("https://127.0.0.1:{}", layout.api_port()?);
-    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
+    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::INGRESS, pki::KUBELET, pki::SCHEDULER] {
         kubeconfig::write_for(layout, client, &server)?;
     }
     Ok(())
@@ -158,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::component::{self, Runs};
-    use crate::{Layout, Options};
+    use crate::{Addon, Layout, Options};
 
     fn layout() -> (TempDir, Layout) {
         let (root, layout) = Layout::temporary();
@@ -168,6 +169,7 @@ mod tests {
             ("components", "host-local"),
             ("components", "kubernetes"),
             ("components", "runc"),
+            ("components", "traefik"),
             ("images", "pause.tar"),
             ("data/images", "0123.tar"),
             ("data/images", "README.md"),
@@ -211,7 +213,8 @@ mod tests {
     fn what_runs_with_which_arguments() {
         let (root, layout) = layout();
         let mut text = String::new();
-        for component in component::components(&spec(&layout), &Options::default()).unwrap() {
+        let options = Options { addons: Addon::ALL.iter().copied().collect(), ..Options::default() };
+        for component in component::components(&spec(&layout), &options).unwrap() {
             text += &format!("{} ({}), needs {:?}\n", component.name, component.label, component.needs);
             let (commands, rest) = match component.runs {
                 Runs::Service { command, mut env, ready } => {

@@ -1,8 +1,13 @@
 //! The one right that upstream leaves to whoever sets a cluster up: what the API server may ask of kubelets.
 
+use std::fmt::Debug;
+
+use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::pki;
 
@@ -14,8 +19,18 @@ const ROLE: &str = "system:kubelet-api-admin";
 /// # Errors
 /// The API server does not answer.
 pub(crate) async fn grant(client: &Client) -> Result<(), kube::Error> {
-    let created = Api::<ClusterRoleBinding>::all(client.clone()).create(&PostParams::default(), &binding()).await;
-    match created {
+    create(client, &binding()).await
+}
+
+/// Makes an object of the whole cluster; one that is there stays as it is.
+///
+/// # Errors
+/// The API server does not answer, or refuses it.
+pub(crate) async fn create<K>(client: &Client, object: &K) -> Result<(), kube::Error>
+where
+    K: Resource<Scope = ClusterResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    match Api::<K>::all(client.clone()).create(&PostParams::default(), object).await {
         Err(kube::Error::Api(status)) if status.code == http::StatusCode::CONFLICT => Ok(()),
         other => other.map(drop),
     }
