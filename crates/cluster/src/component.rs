@@ -134,7 +134,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
         let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
-    Ok(vec![
+    let mut components = vec![
         Component {
             name: CONTAINERD,
             label: "container runtime",
@@ -187,7 +187,11 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
                 ready: Readiness::Node(spec.node.clone()),
             },
         },
-    ])
+    ];
+    for addon in &options.addons {
+        components.push(addon.component(spec)?);
+    }
+    Ok(components)
 }
 
 /// The control plane and its store.

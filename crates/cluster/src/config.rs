@@ -10,7 +10,7 @@ use crate::component::Spec;
 use crate::dns::{self, Resolvers};
 use crate::layout::write;
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, kubeconfig, network, renewal};
+use crate::{Error, Layout, ingress, kubeconfig, network, renewal};
 
 /// A tmpfs of the cluster's own.
 pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
@@ -67,13 +67,16 @@ pub(crate) fn write_all(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(), Er
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
     write(&layout.config("netd.json"), &to_json(&network::netd(spec)))?;
     dns::write_config(spec, resolvers)?;
+    ingress::write_config(layout, spec.address)?;
     network::link_plugins(layout)
 }
 
 /// Writes the kubeconfig of every client.
 pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
     let server = format!("https://127.0.0.1:{}", layout.api_port()?);
-    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::COREDNS, pki::KUBELET, pki::NETD, pki::SCHEDULER] {
+    for client in
+        [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::COREDNS, pki::INGRESS, pki::KUBELET, pki::NETD, pki::SCHEDULER]
+    {
         kubeconfig::write_for(layout, client, &server)?;
     }
     Ok(())
@@ -162,7 +165,7 @@ mod tests {
 
     use super::*;
     use crate::component::{self, Runs};
-    use crate::{Layout, Options};
+    use crate::{Addon, Layout, Options};
 
     fn layout() -> (TempDir, Layout) {
         let (root, layout) = Layout::temporary();
@@ -173,6 +176,7 @@ mod tests {
             ("components", "host-local"),
             ("components", "kubernetes"),
             ("components", "runc"),
+            ("components", "traefik"),
             ("images", "pause.tar"),
             ("data/images", "0123.tar"),
             ("data/images", "README.md"),
@@ -230,7 +234,8 @@ mod tests {
     fn what_runs_with_which_arguments() {
         let (root, layout) = layout();
         let mut text = String::new();
-        for component in component::components(&spec(&layout), &Options::default()).unwrap() {
+        let options = Options { addons: Addon::ALL.iter().copied().collect(), ..Options::default() };
+        for component in component::components(&spec(&layout), &options).unwrap() {
             text += &format!("{} ({}), needs {:?}\n", component.name, component.label, component.needs);
             for object in &component.objects {
                 let (kind, name) = (object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());

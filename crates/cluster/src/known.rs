@@ -4,8 +4,8 @@
 
 use terrarium_gaps::GapId;
 
-use crate::ErrorId;
 use crate::component::{CONTAINERD, COREDNS, KUBELET, SERVER};
+use crate::{ErrorId, ingress};
 
 /// What a line means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,8 @@ const TABLE: &[Known] = &[
         "failed check for fsverity support",
         "gVisor has no fs-verity; contents are checked by digest",
     ),
+    survivable(&[ingress::NAME], "Traefik can reject some encoded characters", "it says so at every start"),
+    survivable(&[ingress::NAME], "aliasHeadersStrategy is not configured", "it says so at every start"),
 ];
 
 /// What a line of a component's log means, if that is known.

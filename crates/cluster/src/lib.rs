@@ -5,6 +5,7 @@
 //! directory, the rest in the runtime directory ([`Layout`]). Components outlive the supervisor: a new one finds them
 //! by their records and goes on with them.
 
+mod addon;
 mod archive;
 mod component;
 mod config;
@@ -18,6 +19,7 @@ pub mod guardian;
 mod health;
 mod history;
 pub mod image;
+mod ingress;
 mod known;
 pub mod kubeconfig;
 mod launch;
@@ -46,6 +48,7 @@ pub mod supervisor;
 pub mod support;
 mod wishes;
 
+pub use addon::Addon;
 pub use error::{DataDirFault, Error, ImageFault, chain};
 pub use error_id::{CLASSES, Class, ErrorId, render as render_errors};
 pub use events::Event;

@@ -29,7 +29,8 @@ const NODE_PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr",
 pub(crate) fn check(layout: &Layout, options: &Options) -> Result<(), Error> {
     check_space(layout.data(), NEEDED_MIB)?;
     let of_node = if options.control_plane_only { &[] } else { NODE_PROGRAMS };
-    for name in std::iter::once(&SERVER_PROGRAM).chain(of_node) {
+    let of_addons = options.addons.iter().map(|addon| addon.program());
+    for name in std::iter::once(SERVER_PROGRAM).chain(of_node.iter().copied()).chain(of_addons) {
         let path = layout.component(name)?;
         fault_of_program(&path)
             .map_err(Error::io("read", &path))?
@@ -115,10 +116,18 @@ fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
     bytes[at..at + size].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// Whether another process listens on a port of the node.
+pub(crate) fn is_used(port: u16) -> bool {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+    listener.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// Makes sure that the API server can listen.
 fn check_port(port: u16) -> Result<(), Error> {
     match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Error::PortUsed { port, holder: holder(port) }),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(Error::PortUsed { port, holder: holder(port).unwrap_or_else(anonymous) })
+        }
         other => other.map(drop).map_err(Error::io("listen on", format!("port {port}"))),
     }
 }
@@ -142,10 +151,10 @@ fn anonymous() -> String {
 }
 
 /// Who listens on a port, as far as /proc tells.
-fn holder(port: u16) -> String {
+pub(crate) fn holder(port: u16) -> Option<String> {
     let inodes: Vec<u64> =
         tcp_listeners().filter(|(address, _)| address.port() == port).map(|(_, inode)| inode).collect();
-    owner(&inodes).unwrap_or_else(anonymous)
+    owner(&inodes)
 }
 
 /// The addresses on which somebody listens, with the sockets' inodes.
@@ -179,9 +188,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let error = check_port(port).unwrap_err();
         assert_eq!(error.id(), ErrorId::ApiPortUsed);
+        assert!(is_used(port));
         assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
         drop(listener);
         check_port(port).unwrap();
+        assert!(!is_used(port));
     }
 
     #[test]
