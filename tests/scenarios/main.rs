@@ -12,6 +12,7 @@ mod deployments;
 mod down;
 mod durable;
 mod gaps;
+mod ingress;
 mod matrix;
 mod pods;
 mod security;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         crashes::STORIES,
         matrix::STORIES,
         gaps::STORIES,
+        ingress::STORIES,
         certificates::STORIES,
         chaos::STORIES,
     ];
