@@ -16,6 +16,7 @@ mod ingress;
 mod matrix;
 mod pods;
 mod security;
+mod services;
 mod starts;
 mod support;
 mod volumes;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let themes = [
         pods::STORIES,
         deployments::STORIES,
+        services::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,
