@@ -19,6 +19,9 @@ const usage = `usage: sample [COMMAND]
 
   serve [--listen :8080]   the web app (default)
   get URL                  fetch URL, write the answer's body to stdout
+  reach [--within 10s] [NAME=]URL...
+                           try http://, tcp://HOST:PORT, dns://SERVER/NAME and
+                           dns+tcp:// URLs, a line of output each; 1 if one fails
   cat FILE...              write files to stdout
   ls DIR                   list a directory
   env                      list the environment
@@ -69,6 +72,8 @@ func run(args []string, out io.Writer) error {
 		return serveCommand(args)
 	case "get":
 		return withOne(args, func(url string) error { return get(url, out) })
+	case "reach":
+		return reachCommand(args, out)
 	case "cat":
 		return cat(args, out)
 	case "ls":

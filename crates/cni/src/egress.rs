@@ -62,7 +62,11 @@ impl Egress {
 
     /// Installs the rules if they are not there; rules of ours that say something else give way.
     pub fn install(&self) -> Result<(), EgressError> {
-        Nat::open()?.change(|table| table.set_chain(&self.chain()))?;
+        let nat = Nat::open()?;
+        // Looked at without the lock: all ADDs but a node's first find them.
+        if !nat.read()?.has_chain(&self.chain()) {
+            nat.change(|table| table.set_chain(&self.chain()))?;
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod conf;
 pub mod egress;
 mod error;
 mod forwarding;
+pub mod host_ports;
 mod invocation;
 mod ipam;
 pub mod iptables;

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 use super::entry::{ENTRY_LEN, EXTENSION_HEADER, Entry};
 
@@ -20,7 +21,8 @@ const MAP_PORTS: u32 = 2; // NF_NAT_RANGE_PROTO_SPECIFIED
 const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
 /// Transport protocols that NAT rules of gVisor can match: it refuses NAT targets without one of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// `-p tcp`
     Tcp = 6,
