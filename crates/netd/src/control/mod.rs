@@ -12,7 +12,7 @@ mod routes;
 mod routing;
 mod service;
 mod slice;
-mod watch;
+pub(crate) mod watch;
 
 use k8s_openapi::api::core::v1::{Node, Service as ApiService};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -24,6 +24,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use self::frontends::Place;
 use self::routing::Routing;
 use self::service::Service;
+pub(crate) use self::service::{Name, protocol};
 use self::slice::Slice;
 use self::watch::{Event, Watch};
 use crate::notice::Notice;

@@ -59,6 +59,11 @@ impl Level {
     }
 }
 
+/// The chains that say what is in force; none where nothing is known to be.
+pub fn chains_of(compiled: Option<&Compiled>, config: &Config, level: Level) -> Vec<Chain> {
+    compiled.map(|compiled| chains(compiled, config, level)).unwrap_or_default()
+}
+
 /// The chains that say what is in force.
 pub fn chains(compiled: &Compiled, config: &Config, level: Level) -> Vec<Chain> {
     let Some(node) = compiled.node.as_ref().filter(|_| !compiled.is_empty()) else { return Vec::new() };
@@ -109,7 +114,8 @@ fn rules(direction: &Direction, level: Level, side: impl Fn(Ipv4Net, Ipv4Net) ->
     for group in &direction.groups {
         for pods in group.pods.nets() {
             for allowed in &group.allowed {
-                let matching = allowed.peers.nets().into_iter().map(|peers| with_ports(side(pods, peers), allowed.ports));
+                let matching =
+                    allowed.peers.nets().into_iter().map(|peers| with_ports(side(pods, peers), allowed.ports));
                 rules.extend(matching.map(|when| when.then(Target::Return)));
             }
         }

@@ -136,7 +136,8 @@ impl Compiled {
                 }
             }
             if let Some(rules) = &policy.egress {
-                let rules: Vec<_> = rules.iter().flat_map(|rule| destinations(peers(rule), &rule.ports, pods)).collect();
+                let rules: Vec<_> =
+                    rules.iter().flat_map(|rule| destinations(peers(rule), &rule.ports, pods)).collect();
                 for pod in selected().filter(|pod| pod.address != node.dns) {
                     egress.entry(pod.address).or_insert_with(Vec::new).extend(rules.iter().cloned());
                 }
@@ -169,8 +170,7 @@ impl Compiled {
 impl Node {
     /// Whether an address is the node's own.
     pub fn is(&self, address: Ipv4Addr) -> bool {
-        address != self.dns
-            && (address == self.address || address == self.gateway || self.services.contains(&address))
+        address != self.dns && (address == self.address || address == self.gateway || self.services.contains(&address))
     }
 }
 

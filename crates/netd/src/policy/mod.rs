@@ -9,13 +9,13 @@
 //! `k8s-app: kube-dns` in the namespace `kube-system`. The node's own addresses are open to all Pods, and the node may talk
 //! to all of them, as upstream has it.
 
-pub mod acl;
+pub(crate) mod acl;
 mod addresses;
 mod compiled;
 mod follow;
 mod model;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 
 use crate::notice::About;
 use crate::table::Protocol;
-use compiled::Compiled;
 
+pub use compiled::Compiled;
 pub use follow::run;
 
 /// The policies that are in force.

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{Expression, Selector};
 
 use super::addresses::Addresses;
+use crate::control::protocol;
 use crate::notice::About;
 use crate::table::Protocol;
 
@@ -54,15 +55,6 @@ fn named_ports(container: Container) -> Vec<(String, Protocol, u16)> {
         Some((port.name?, protocol, u16::try_from(port.container_port).ok()?))
     };
     container.ports.into_iter().flatten().filter_map(named).collect()
-}
-
-/// One that is proxied or filtered; TCP where none is named.
-fn protocol(name: Option<&str>) -> Option<Protocol> {
-    match name {
-        None | Some("TCP") => Some(Protocol::Tcp),
-        Some("UDP") => Some(Protocol::Udp),
-        Some(_) => None,
-    }
 }
 
 /// A policy.
