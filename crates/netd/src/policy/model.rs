@@ -112,18 +112,14 @@ impl NetworkPolicy {
         let mut flaws = BTreeSet::new();
         let spec = policy.spec.unwrap_or_default();
         let (ingress, egress) = directions(&spec);
-        let to_rules = |rules: Vec<(Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>)>,
-                        flaws: &mut BTreeSet<_>| {
-            rules
-                .into_iter()
-                .map(|(peers, ports)| Rule {
-                    peers: all_if_none(peers).map(|peers| peers.into_iter().filter_map(|p| peer(p, flaws)).collect()),
-                    ports: all_if_none(ports).map(|ports| ports.into_iter().filter_map(|p| port(p, flaws)).collect()),
-                })
-                .collect()
-        };
-        let ingress_rules = spec.ingress.into_iter().flatten().map(|rule| (rule.from, rule.ports)).collect();
-        let egress_rules = spec.egress.into_iter().flatten().map(|rule| (rule.to, rule.ports)).collect();
+        let ingress = ingress.then(|| {
+            let rules = spec.ingress.into_iter().flatten();
+            rules.map(|rule| Rule::new(rule.from, rule.ports, &mut flaws)).collect()
+        });
+        let egress = egress.then(|| {
+            let rules = spec.egress.into_iter().flatten();
+            rules.map(|rule| Rule::new(rule.to, rule.ports, &mut flaws)).collect()
+        });
         Self {
             about: About {
                 api_version: "networking.k8s.io/v1",
@@ -133,9 +129,22 @@ impl NetworkPolicy {
                 uid: policy.metadata.uid.unwrap_or_default(),
             },
             pods: selector(spec.pod_selector.unwrap_or_default(), &mut flaws),
-            ingress: ingress.then(|| to_rules(ingress_rules, &mut flaws)),
-            egress: egress.then(|| to_rules(egress_rules, &mut flaws)),
+            ingress,
+            egress,
             flaws,
+        }
+    }
+}
+
+impl Rule {
+    fn new(
+        peers: Option<Vec<NetworkPolicyPeer>>,
+        ports: Option<Vec<NetworkPolicyPort>>,
+        flaws: &mut BTreeSet<&'static str>,
+    ) -> Self {
+        Self {
+            peers: all_if_none(peers).map(|peers| peers.into_iter().filter_map(|one| peer(one, flaws)).collect()),
+            ports: all_if_none(ports).map(|ports| ports.into_iter().filter_map(|one| port(one, flaws)).collect()),
         }
     }
 }
