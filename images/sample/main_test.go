@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -77,6 +78,22 @@ func TestReachTellsOfEachTarget(t *testing.T) {
 		if !strings.HasPrefix(lines[i], prefix) {
 			t.Errorf("%q does not begin with %q", lines[i], prefix)
 		}
+	}
+}
+
+func TestReachByDatagrams(t *testing.T) {
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := socket.LocalAddr()
+	socket.Close()
+	if err := answerDatagrams(address); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := run([]string{"reach", "udp://" + address.String()}, &out); err != nil {
+		t.Fatalf("%v: %s", err, out.String())
 	}
 }
 

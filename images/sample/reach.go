@@ -73,10 +73,10 @@ func parseTarget(text string) (target, error) {
 		return target{}, err
 	}
 	switch parsed.Scheme {
-	case "http", "tcp", "dns", "dns+tcp":
+	case "http", "tcp", "udp", "dns", "dns+tcp":
 		return target{name, parsed}, nil
 	}
-	return target{}, fmt.Errorf("%q is no http, tcp, dns or dns+tcp URL", address)
+	return target{}, fmt.Errorf("%q is no http, tcp, udp, dns or dns+tcp URL", address)
 }
 
 func (t target) reach(within time.Duration) (line string, failed bool) {
@@ -119,6 +119,19 @@ func (t target) try() error {
 			return err
 		}
 		return connection.Close()
+	case "udp":
+		connection, err := new(net.Dialer).DialContext(ctx, "udp", t.url.Host)
+		if err != nil {
+			return err
+		}
+		defer connection.Close()
+		deadline, _ := ctx.Deadline()
+		connection.SetDeadline(deadline)
+		if _, err := connection.Write([]byte("?")); err != nil {
+			return err
+		}
+		_, err = connection.Read(make([]byte, 1))
+		return err
 	default:
 		return t.resolve(ctx)
 	}

@@ -5,9 +5,11 @@
 //! directory, the rest in the runtime directory ([`Layout`]). Components outlive the supervisor: a new one finds them
 //! by their records and goes on with them.
 
+mod addon;
 mod archive;
 mod component;
 mod config;
+mod dns;
 mod error;
 mod error_id;
 mod events;
@@ -17,6 +19,7 @@ pub mod guardian;
 mod health;
 mod history;
 pub mod image;
+mod ingress;
 mod known;
 pub mod kubeconfig;
 mod launch;
@@ -27,12 +30,12 @@ mod marker;
 mod network;
 mod network_check;
 mod node;
+mod objects;
 mod options;
 mod pki;
 mod preflight;
 mod preparation;
 mod process;
-mod rbac;
 mod readiness;
 mod renewal;
 mod restart;
@@ -45,6 +48,7 @@ pub mod supervisor;
 pub mod support;
 mod wishes;
 
+pub use addon::Addon;
 pub use error::{DataDirFault, Error, ImageFault, chain};
 pub use error_id::{CLASSES, Class, ErrorId, render as render_errors};
 pub use events::Event;
