@@ -23,7 +23,7 @@ mod service;
 mod slice;
 #[cfg(test)]
 mod tests;
-mod watch;
+pub(crate) mod watch;
 
 use std::net::SocketAddrV4;
 use std::rc::Rc;
@@ -45,6 +45,7 @@ use self::health_checks::HealthChecks;
 use self::http::Answer;
 use self::routing::{Outcome, Routing};
 use self::service::Service;
+pub(crate) use self::service::{Name, protocol};
 use self::slice::Slice;
 use self::watch::{Event, Watch};
 use crate::metrics::Metrics;
