@@ -8,12 +8,13 @@ use terrarium_cni::{DEFAULT_MTU, NetworkSettings, network_config};
 use terrarium_netd::config::{Config, Path};
 use terrarium_remedies::Setting;
 
-use crate::component::Spec;
-use crate::{Error, Layout, pki};
+use crate::component::{CommandLine, Component, NETD, Readiness, Runs, SERVER, Spec};
+use crate::launch::own_program;
+use crate::{Error, Layout, objects, pki};
 
 /// Where the Service proxy serves its metrics, and tells of its health: kube-proxy's ports.
 const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10249);
-pub(crate) const HEALTHZ: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10256);
+const HEALTHZ: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10256);
 
 /// The list of CNI plugins: ours alone.
 pub(crate) fn config(spec: &Spec<'_>) -> Value {
@@ -30,6 +31,28 @@ pub(crate) fn config(spec: &Spec<'_>) -> Value {
         ipam_data_dir: spec.layout.cni("leases"),
         host_ports: spec.layout.runtime().join("netd/hostports"),
     })
+}
+
+/// The Service proxy: a part of this program.
+pub(crate) fn component(spec: &Spec<'_>) -> Result<Component, Error> {
+    let config = spec.layout.config("netd.json").to_string_lossy().into_owned();
+    let command = CommandLine { program: own_program()?, args: vec![NETD.to_owned(), "--config".to_owned(), config] };
+    let ready = Readiness::Http { port: HEALTHZ.port(), path: "/healthz" };
+    let runs = Runs::Service { command, env: Vec::new(), ready };
+    let objects = objects::role_of_user(pki::NETD, rules()).into();
+    Ok(Component { name: NETD, label: "Service proxy", needs: &[SERVER], objects, runs })
+}
+
+/// What it asks of the API.
+fn rules() -> Value {
+    let read = ["get", "list", "watch"];
+    json!([
+        {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": read},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+        {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch", "update"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+    ])
 }
 
 /// The Service proxy's configuration.

@@ -29,11 +29,11 @@ pub(crate) async fn is_ready(readiness: &Readiness, client: &Client, since: Syst
             let request = http::Request::get("/readyz").body(Vec::new()).expect("a constant request is valid");
             client.request_text(request).await.is_ok()
         }
-        Readiness::Http { server, path } => health::says_ok(*server, path).await,
         Readiness::Node(name) => match Api::<Node>::all(client.clone()).get_opt(name).await {
             Ok(Some(node)) => is_node_ready(&node, since),
             _ => false,
         },
+        Readiness::Http { .. } => health::answers(readiness, client).await,
     }
 }
 

@@ -162,6 +162,7 @@ fn list(errors: &[Error]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::NatError;
 
     fn refused() -> Error {
         let source = io::Error::from_raw_os_error(1);
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn not_ready_is_50_and_keeps_the_advice() {
-        let no_socket = EgressError::NoRawSocket(io::Error::from_raw_os_error(1));
+        let no_socket = EgressError::Nat(NatError::NoRawSocket(io::Error::from_raw_os_error(1)));
         let error = Error::NotReady(Box::new(no_socket.into())).to_json("1.1.0");
         assert_eq!(error["code"], 50);
         assert!(error["msg"].as_str().unwrap().contains("--net-raw"), "{error}");

@@ -15,6 +15,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The nat table cannot be reached, though it is to be used.
+    #[error("cannot lead Services' connections here")]
+    Nat(#[source] terrarium_cni::nat::NatError),
     /// The API cannot be asked at all: address, CA or certificate cannot be read.
     #[error("cannot ask the API")]
     Api(#[from] Box<kube::Error>),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::json;
-use terrarium_cni::egress::TABLE_LOCK;
+use terrarium_cni::nat::TABLE_LOCK;
 use terrarium_gaps::{Cgroups, GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
 use crate::{Action, Choice, Input, Isolation, Preparation, Purpose, Remedy, Setting};
