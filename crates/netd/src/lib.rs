@@ -13,6 +13,7 @@
 //! - [`control`] fills it from the API: Services, EndpointSlices.
 //! - [`relay`] carries connections and datagrams by it.
 //! - [`rules`] keeps the few rules of the nat table that lead there.
+//! - [`host_ports`] adds the host ports of Pods, by the CNI plugin's word.
 //! - [`policy`] says which Pod may talk to which.
 //!
 //! All of it runs in one thread, on one event loop: what the parts share needs no locks.
@@ -20,6 +21,7 @@
 pub mod config;
 pub mod control;
 mod error;
+pub mod host_ports;
 pub mod metrics;
 pub mod notice;
 pub mod policy;
@@ -85,6 +87,7 @@ pub fn run(config: Config) -> Result<(), Error> {
             error = relay::run(shared.clone()) => error,
             error = rules::run(shared.clone()) => error,
             error = policy::run(shared.clone()) => error,
+            error = host_ports::run(shared.clone()) => error,
             error = control::run(shared, noticed) => error,
         }
     })
