@@ -22,6 +22,7 @@ pub mod config;
 pub mod control;
 mod error;
 pub mod host_ports;
+pub mod metrics;
 pub mod notice;
 pub mod policy;
 pub mod relay;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub table: Rc<table::Table>,
     /// Who may talk to whom.
     pub policy: Rc<policy::Policy>,
+    /// What is counted.
+    pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
 }
@@ -71,7 +74,13 @@ pub fn run(config: Config) -> Result<(), Error> {
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "netd"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (notices, noticed) = notice::channel();
-        let shared = Shared { config: Rc::new(config), table: Rc::default(), policy: Rc::default(), notices };
+        let shared = Shared {
+            config: Rc::new(config),
+            table: Rc::default(),
+            policy: Rc::default(),
+            counters: Rc::default(),
+            notices,
+        };
         tokio::select! {
             _ = terminated.recv() => Ok(()),
             _ = interrupted.recv() => Ok(()),
