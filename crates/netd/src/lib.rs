@@ -13,6 +13,7 @@
 //! - [`control`] fills it from the API: Services, EndpointSlices.
 //! - [`relay`] carries connections and datagrams by it.
 //! - [`rules`] keeps the few rules of the nat table that lead there.
+//! - [`host_ports`] adds the host ports of Pods, by the CNI plugin's word.
 //! - [`policy`] says which Pod may talk to which.
 //!
 //! All of it runs in one thread, on one event loop: what the parts share needs no locks.
@@ -20,6 +21,8 @@
 pub mod config;
 pub mod control;
 mod error;
+pub mod host_ports;
+pub mod metrics;
 pub mod notice;
 pub mod policy;
 pub mod relay;
@@ -46,6 +49,8 @@ pub struct Shared {
     pub table: Rc<table::Table>,
     /// Who may talk to whom.
     pub policy: Rc<policy::Policy>,
+    /// What is counted.
+    pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
 }
@@ -69,13 +74,20 @@ pub fn run(config: Config) -> Result<(), Error> {
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "netd"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (notices, noticed) = notice::channel();
-        let shared = Shared { config: Rc::new(config), table: Rc::default(), policy: Rc::default(), notices };
+        let shared = Shared {
+            config: Rc::new(config),
+            table: Rc::default(),
+            policy: Rc::default(),
+            counters: Rc::default(),
+            notices,
+        };
         tokio::select! {
             _ = terminated.recv() => Ok(()),
             _ = interrupted.recv() => Ok(()),
             error = relay::run(shared.clone()) => error,
             error = rules::run(shared.clone()) => error,
             error = policy::run(shared.clone()) => error,
+            error = host_ports::run(shared.clone()) => error,
             error = control::run(shared, noticed) => error,
         }
     })
