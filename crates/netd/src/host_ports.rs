@@ -22,7 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, sleep};
 
-use crate::table::{Frontend, Otherwise, Owner, Protocol, Route};
+use crate::table::{Frontend, Otherwise, Owner, Protocol, Route, Way};
 use crate::{Config, Error, Shared};
 
 /// The longest request, in bytes: a Pod with hundreds of ports, or the links of thousands of Pods.
@@ -111,7 +111,13 @@ impl HostPorts {
 
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Add(lease) => self.add(lease).await,
+            Request::Add(lease) => {
+                if !lease.ports.is_empty() {
+                    self.add(lease.clone()).await?;
+                }
+                self.shared.policy.attach(&lease.namespace, &lease.name, lease.address).await;
+                Ok(())
+            }
             Request::Del(link) => {
                 self.forget(&link);
                 Ok(())
@@ -222,6 +228,7 @@ impl HostPorts {
                 otherwise: Otherwise::Reject,
                 affinity: None,
                 sources: [].into(),
+                way: Way::Relay,
                 traffic: Rc::default(),
             };
             self.shared.table.set(frontend(port), route);
