@@ -313,7 +313,14 @@ mod tests {
             healthz: localhost,
         };
         let (notices, _) = notice::channel();
-        Shared { config: Rc::new(config), table: Rc::new(Table::default()), policy: Rc::default(), notices }
+        Shared {
+            config: Rc::new(config),
+            table: Rc::new(Table::default()),
+            policy: Rc::default(),
+            counters: Rc::default(),
+            notices,
+            relayed: Rc::default(),
+        }
     }
 
     fn lease(link: &str, protocol: LeaseProtocol, host_ip: [u8; 4], host_port: u16) -> Lease {

@@ -18,6 +18,7 @@
 //!
 //! All of it runs in one thread, on one event loop: what the parts share needs no locks.
 
+mod access;
 pub mod config;
 pub mod control;
 mod error;
@@ -37,6 +38,7 @@ use std::rc::Rc;
 pub use config::Config;
 pub use error::Error;
 
+use access::Access;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -53,6 +55,8 @@ pub struct Shared {
     pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
+    /// What the relay has at hand.
+    pub relayed: Rc<relay::Gauges>,
 }
 
 /// Nobody else looks into it: its sockets take orders.
@@ -73,6 +77,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     LocalSet::new().block_on(&runtime, async {
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "netd"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let access = Rc::new(Access::new(&config.kubeconfig).await.map_err(Box::new)?);
         let (notices, noticed) = notice::channel();
         let shared = Shared {
             config: Rc::new(config),
@@ -80,15 +85,16 @@ pub fn run(config: Config) -> Result<(), Error> {
             policy: Rc::default(),
             counters: Rc::default(),
             notices,
+            relayed: Rc::default(),
         };
         tokio::select! {
             _ = terminated.recv() => Ok(()),
             _ = interrupted.recv() => Ok(()),
             error = relay::run(shared.clone()) => error,
             error = rules::run(shared.clone()) => error,
-            error = policy::run(shared.clone()) => error,
+            error = policy::run(shared.clone(), access.clone()) => error,
             error = host_ports::run(shared.clone()) => error,
-            error = control::run(shared, noticed) => error,
+            error = control::run(shared, access, noticed) => error,
         }
     })
 }

@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod as ApiPod};
 use k8s_openapi::api::networking::v1::NetworkPolicy as ApiPolicy;
-use kube::Client;
 use kube::runtime::watcher;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::task::JoinSet;
 
 use super::compiled::{Compiled, Node, Placed};
 use super::model::{Labels, NetworkPolicy, Pod};
+use crate::access::Access;
 use crate::config::{Config, Path};
 use crate::control::Name;
-use crate::control::watch::{self, Event, Watch};
+use crate::control::watch::{Event, Watch};
 use crate::notice::{About, Notice};
 use crate::table::Protocol;
 use crate::{Error, Shared};
@@ -39,13 +40,12 @@ struct Known {
 }
 
 /// Follows the API's policies.
-pub async fn run(shared: Shared) -> Result<(), Error> {
+pub async fn run(shared: Shared, access: Rc<Access>) -> Result<(), Error> {
     shared.policy.unknown.set(true);
     let config = &shared.config;
-    let (client, _) = watch::client(&config.kubeconfig).await.map_err(Box::new)?;
     let (sender, mut receiver) = mpsc::channel(BATCH);
     let mut policies = JoinSet::new();
-    spawn(&mut policies, config, &client, &sender, Update::Policies, |policy: ApiPolicy, _| {
+    spawn(&mut policies, &shared.config.node, &access, &sender, Update::Policies, |policy: ApiPolicy, _| {
         Some(NetworkPolicy::new(policy))
     });
     let mut others = JoinSet::new();
@@ -61,8 +61,8 @@ pub async fn run(shared: Shared) -> Result<(), Error> {
         }
         let wanted = known.policies.as_ref().is_some_and(|policies| !policies.is_empty());
         if wanted && others.is_empty() {
-            spawn(&mut others, config, &client, &sender, Update::Pods, |pod: ApiPod, _| Pod::new(pod));
-            spawn(&mut others, config, &client, &sender, Update::Namespaces, |namespace: Namespace, _| {
+            spawn(&mut others, &shared.config.node, &access, &sender, Update::Pods, |pod: ApiPod, _| Pod::new(pod));
+            spawn(&mut others, &shared.config.node, &access, &sender, Update::Namespaces, |namespace: Namespace, _| {
                 Some(namespace.metadata.labels.unwrap_or_default())
             });
         } else if !wanted && !others.is_empty() {
@@ -86,17 +86,17 @@ pub async fn run(shared: Shared) -> Result<(), Error> {
 /// Follows the objects of a kind until the set is dropped.
 fn spawn<K, T: 'static>(
     tasks: &mut JoinSet<()>,
-    config: &Config,
-    client: &Client,
+    node: &str,
+    access: &Rc<Access>,
     sender: &Sender<Update>,
     tell: fn(Event<T>) -> Update,
     keep: fn(K, &str) -> Option<T>,
 ) where
     K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let watch = Watch { config: watcher::Config::default(), keep, node: config.node.clone(), tell };
-    let (kubeconfig, client, sender) = (config.kubeconfig.clone(), client.clone(), sender.clone());
-    tasks.spawn_local(async move { watch.run(&kubeconfig, client, sender).await });
+    let watch = Watch { config: watcher::Config::default(), keep, node: node.into(), tell };
+    let (access, sender) = (access.clone(), sender.clone());
+    tasks.spawn_local(async move { watch.run(&access, sender).await });
 }
 
 impl Known {

@@ -101,8 +101,8 @@ impl Relay {
                 if let Some(listening) = open.remove(&frontend) {
                     listening.close().await;
                 }
-            } else if !open.contains_key(&frontend) {
-                open.insert(frontend, Listening::open(self, frontend));
+            } else {
+                open.entry(frontend).or_insert_with(|| Listening::open(self, frontend));
             }
         }
     }
