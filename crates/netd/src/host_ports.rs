@@ -23,8 +23,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Duration, sleep};
 
 use crate::relay::addresses_of;
-use crate::table::{Frontend, Otherwise, Owner, Protocol, Route};
-use crate::{Error, Shared};
+use crate::table::{Frontend, Otherwise, Owner, Protocol, Route, Way};
+use crate::{Config, Error, Shared};
 
 /// The longest request, in bytes: a Pod with hundreds of ports, or the links of thousands of Pods.
 const LONGEST: u64 = 256 * 1024;
@@ -112,7 +112,13 @@ impl HostPorts {
 
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Add(lease) => self.add(lease).await,
+            Request::Add(lease) => {
+                if !lease.ports.is_empty() {
+                    self.add(lease.clone()).await?;
+                }
+                self.shared.policy.attach(&lease.namespace, &lease.name, lease.address).await;
+                Ok(())
+            }
             Request::Del(link) => {
                 self.forget(&link);
                 Ok(())
@@ -224,6 +230,7 @@ impl HostPorts {
                 otherwise: Otherwise::Reject,
                 affinity: None,
                 sources: [].into(),
+                way: Way::Relay,
                 traffic: Rc::default(),
             };
             self.shared.table.set(frontend(port), route);

@@ -15,7 +15,7 @@ use crate::attachment::Attachment;
 use crate::conf::NetConf;
 use crate::error::Error;
 use crate::forwarding;
-use crate::host_ports::{self, HostPort, Request};
+use crate::host_ports::{self, HostPort, HostPortError, Request};
 use crate::invocation::AddressedTo;
 use crate::ipam::{IpamError, IpamPlugin};
 use crate::leases::{Leases, Lock};
@@ -141,10 +141,15 @@ fn undo_link(attachment: &Attachment, cause: Error) -> Error {
     }
 }
 
-/// Has the node's proxy carry the ports. The last step: what is leased has a link, by which the proxy tells what is stale.
+/// Has the node's proxy carry the ports and see to the Pod's policies before it starts. The last step: what is leased has a
+/// link, by which the proxy tells what is stale. A Pod without ports does not need the proxy to be there.
 fn lease_host_ports(conf: &NetConf, to: &AddressedTo, address: Ipv4Addr, ports: Vec<HostPort>) -> Result<(), Error> {
-    let (Some(leases), false) = (&conf.host_ports, ports.is_empty()) else { return Ok(()) };
-    Ok(host_ports::ask(leases, &Request::Add(host_ports::lease(to, address, ports)))?)
+    let Some(leases) = &conf.host_ports else { return Ok(()) };
+    let needed = !ports.is_empty();
+    match host_ports::ask(leases, &Request::Add(host_ports::lease(to, address, ports))) {
+        Err(HostPortError::NoProxy { .. }) if !needed => Ok(()),
+        answer => Ok(answer?),
+    }
 }
 
 /// The Pod's side, from inside its namespace.
