@@ -45,6 +45,8 @@ pub struct Shared {
     pub policy: Rc<policy::Policy>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
+    /// What the relay has at hand.
+    pub relayed: Rc<relay::Gauges>,
 }
 
 /// Runs the proxy until SIGTERM or SIGINT.
@@ -60,7 +62,13 @@ pub fn run(config: Config) -> Result<(), Error> {
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "netd"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (notices, noticed) = notice::channel();
-        let shared = Shared { config: Rc::new(config), table: Rc::default(), policy: Rc::default(), notices };
+        let shared = Shared {
+            config: Rc::new(config),
+            table: Rc::default(),
+            policy: Rc::default(),
+            notices,
+            relayed: Rc::default(),
+        };
         tokio::select! {
             _ = terminated.recv() => Ok(()),
             _ = interrupted.recv() => Ok(()),
