@@ -4,10 +4,10 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos check bench clean
+.PHONY: help up down shell build test chaos conformance check bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 up: build ## start a cluster with the sample app in it, in a new gVisor sandbox (or in the one you are in)
 	@scripts/up
@@ -26,6 +26,9 @@ test: build ## all tests; the scenarios in tests/ run in real sandboxes (MATRIX=
 
 chaos: build ## fifty rounds of up and down and of kill -9 (CHAOS_ROUNDS)
 	@scripts/chaos
+
+conformance: build ## the network specs of Kubernetes's own conformance suite (BUILDS, FOCUS)
+	@scripts/conformance $(BUILDS)
 
 check: ## format, lints, docs, licences
 	@scripts/check

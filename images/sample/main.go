@@ -17,8 +17,14 @@ import (
 
 const usage = `usage: sample [COMMAND]
 
-  serve [--listen :8080]   the web app (default)
+  serve [--listen :8080]   the web app (default); on the same port of UDP, whoever
+                           sends is answered with this host's name
   get URL                  fetch URL, write the answer's body to stdout
+  reach [--within 10s] [NAME=]URL...
+                           try http://, tcp://HOST:PORT, udp://HOST:PORT,
+                           dns://SERVER/NAME and dns+tcp:// URLs, a line of output
+                           each; 1 if one fails
+  api PATH                 ask the cluster's API, as this Pod's service account
   cat FILE...              write files to stdout
   ls DIR                   list a directory
   env                      list the environment
@@ -69,6 +75,10 @@ func run(args []string, out io.Writer) error {
 		return serveCommand(args)
 	case "get":
 		return withOne(args, func(url string) error { return get(url, out) })
+	case "api":
+		return withOne(args, func(path string) error { return api(path, out) })
+	case "reach":
+		return reachCommand(args, out)
 	case "cat":
 		return cat(args, out)
 	case "ls":
@@ -111,8 +121,16 @@ func serveCommand(args []string) error {
 }
 
 func get(url string, out io.Writer) error {
-	client := http.Client{Timeout: getTimeout}
-	response, err := client.Get(url)
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	return fetch(&http.Client{Timeout: getTimeout}, request, out)
+}
+
+func fetch(client *http.Client, request *http.Request, out io.Writer) error {
+	url := request.URL
+	response, err := client.Do(request)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -54,9 +56,57 @@ func TestTools(t *testing.T) {
 	if err := run([]string{"exit", "7"}, nil); !errors.Is(err, exitCode(7)) {
 		t.Errorf("exit 7: %v", err)
 	}
-	for _, args := range [][]string{{"nonsense"}, {"exit", "256"}, {"get"}, {"cat"}, {"sleep", "1"}, {"serve", "now"}} {
+	for _, args := range [][]string{{"nonsense"}, {"exit", "256"}, {"get"}, {"cat"}, {"sleep", "1"}, {"serve", "now"},
+		{"reach"}, {"reach", "ftp://host"}, {"reach", "--within", "soon", "tcp://host:1"}} {
 		if err := run(args, nil); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+func TestReachTellsOfEachTarget(t *testing.T) {
+	server := httptest.NewServer(newApp())
+	defer server.Close()
+	var out strings.Builder
+	err := run([]string{"reach", "page=" + server.URL + "/", "gone=" + server.URL + "/gone",
+		strings.Replace(server.URL, "http", "tcp", 1), "shut=tcp://127.0.0.1:1", "silent=dns://127.0.0.1:1/name."}, &out)
+	if !errors.Is(err, exitCode(1)) {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	lines := strings.Split(out.String(), "\n")
+	for i, prefix := range []string{"ok\tpage\t", "failed\tgone\t404", "ok\ttcp://127.", "failed\tshut\t", "failed\tsilent\t"} {
+		if !strings.HasPrefix(lines[i], prefix) {
+			t.Errorf("%q does not begin with %q", lines[i], prefix)
+		}
+	}
+}
+
+func TestReachByDatagrams(t *testing.T) {
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := socket.LocalAddr()
+	socket.Close()
+	if err := answerDatagrams(address); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := run([]string{"reach", "udp://" + address.String()}, &out); err != nil {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+}
+
+func TestReachTriesAgain(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	var out strings.Builder
+	if err := run([]string{"reach", "--within", "30s", server.URL}, &out); err != nil || asked.Load() != 3 {
+		t.Fatalf("%v after %d tries: %s", err, asked.Load(), out.String())
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -56,6 +57,9 @@ func serve(address string) error {
 	}
 	log.Printf("listening on %s", listener.Addr())
 
+	if err := answerDatagrams(listener.Addr()); err != nil {
+		return err
+	}
 	server := &http.Server{Handler: logged(newApp()), ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -68,6 +72,26 @@ func serve(address string) error {
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	return server.Shutdown(drain)
+}
+
+// answerDatagrams answers on the same port of UDP for as long as the program lives.
+func answerDatagrams(address net.Addr) error {
+	socket, err := net.ListenPacket("udp", address.String())
+	if err != nil {
+		return err
+	}
+	host, _ := os.Hostname()
+	go func() {
+		datagram := make([]byte, 1)
+		for {
+			if _, sender, err := socket.ReadFrom(datagram); err == nil {
+				socket.WriteTo([]byte(host), sender)
+			} else if errors.Is(err, net.ErrClosed) {
+				return
+			}
+		}
+	}()
+	return nil
 }
 
 func newApp() http.Handler {

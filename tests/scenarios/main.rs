@@ -12,9 +12,11 @@ mod deployments;
 mod down;
 mod durable;
 mod gaps;
+mod ingress;
 mod matrix;
 mod pods;
 mod security;
+mod services;
 mod starts;
 mod support;
 mod volumes;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let themes = [
         pods::STORIES,
         deployments::STORIES,
+        services::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         crashes::STORIES,
         matrix::STORIES,
         gaps::STORIES,
+        ingress::STORIES,
         certificates::STORIES,
         chaos::STORIES,
     ];

@@ -3,24 +3,27 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use terrarium_remedies::Setting;
 
 use crate::config::{self, Network};
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, Options, node};
+use crate::{Error, Layout, Options, dns, network, node, objects};
 
 /// Names a component: in logs, records, `status` and dependencies.
 pub(crate) type Name = &'static str;
 
 pub(crate) const CONTAINERD: Name = "containerd";
+pub(crate) const COREDNS: Name = "coredns";
 pub(crate) const GUARDIAN: Name = "guardian";
 pub(crate) const IMAGES: Name = "images";
 pub(crate) const KUBELET: Name = "kubelet";
+pub(crate) const NETD: Name = "netd";
 pub(crate) const SERVER: Name = "kube-server";
 pub(crate) const SUPERVISOR: Name = "supervisor";
 
 /// The components that are processes which go on, in the order in which they start.
-pub(crate) const SERVICES: &[Name] = &[CONTAINERD, SERVER, KUBELET];
+pub(crate) const SERVICES: &[Name] = &[CONTAINERD, SERVER, COREDNS, NETD, KUBELET];
 
 /// A program and its arguments.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub(crate) struct Component {
     pub(crate) label: &'static str,
     /// The components that must be ready before it starts.
     pub(crate) needs: &'static [Name],
+    /// What must be in the API before it starts.
+    pub(crate) objects: Vec<Value>,
     pub(crate) runs: Runs,
 }
 
@@ -66,6 +71,8 @@ pub(crate) enum Readiness {
     Api,
     /// The node of this name is Ready, by its kubelet's word since that started.
     Node(String),
+    /// A GET of this path on this port of loopback is answered with 200.
+    Http { port: u16, path: &'static str },
 }
 
 /// What differs from cluster to cluster.
@@ -127,11 +134,12 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
         let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
-    Ok(vec![
+    let mut components = vec![
         Component {
             name: CONTAINERD,
             label: "container runtime",
             needs: &[],
+            objects: Vec::new(),
             runs: Runs::Service {
                 command: CommandLine {
                     program: layout.component("containerd")?,
@@ -143,10 +151,13 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             },
         },
         server,
+        dns::component(spec)?,
+        network::component(spec)?,
         Component {
             name: IMAGES,
             label: "images",
             needs: &[CONTAINERD],
+            objects: Vec::new(),
             runs: Runs::Task(imports.collect::<Result<_, Error>>()?),
         },
         Component {
@@ -154,6 +165,13 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             label: "node",
             // A Pod that finds its image missing backs off for ten seconds.
             needs: &[CONTAINERD, IMAGES, SERVER],
+            // What the API server's own client may ask of kubelets: the one right that upstream leaves to whoever sets a
+            // cluster up. A kubelet that is there before would remember a refusal for half a minute.
+            objects: vec![objects::binding(
+                "terrarium:kubelet-api-admin",
+                "system:kubelet-api-admin",
+                pki::API_SERVER_KUBELET_CLIENT,
+            )],
             runs: Runs::Service {
                 command: CommandLine {
                     program: kubernetes,
@@ -169,17 +187,21 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
                 ready: Readiness::Node(spec.node.clone()),
             },
         },
-    ])
+    ];
+    for addon in &options.addons {
+        components.push(addon.component(spec)?);
+    }
+    Ok(components)
 }
 
 /// The control plane and its store.
 fn server(spec: &Spec<'_>) -> Result<Component, Error> {
     let command = CommandLine { program: spec.layout.component("kubernetes")?, args: server_args(spec) };
     let runs = Runs::Service { command, env: environment(spec), ready: Readiness::Api };
-    Ok(Component { name: SERVER, label: "API", needs: &[], runs })
+    Ok(Component { name: SERVER, label: "API", needs: &[], objects: Vec::new(), runs })
 }
 
-fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {
+pub(crate) fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {
     let no_proxy = no_proxy(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok());
     ["NO_PROXY", "no_proxy"].map(|name| (name, no_proxy.clone())).to_vec()
 }

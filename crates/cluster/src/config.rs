@@ -1,16 +1,16 @@
 //! The configuration files of containerd, the kubelet and the CNI plugin, made from values.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
-use terrarium_remedies::Setting;
+use terrarium_remedies::{SERVICE_RANGE, Setting};
 
 use crate::component::Spec;
+use crate::dns::{self, Resolvers};
 use crate::layout::write;
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, kubeconfig, network, renewal};
+use crate::{Error, Layout, ingress, kubeconfig, network, renewal};
 
 /// A tmpfs of the cluster's own.
 pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
@@ -30,10 +30,7 @@ pub(crate) struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        Self {
-            pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24),
-            services: Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16),
-        }
+        Self { pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24), services: SERVICE_RANGE.trunc() }
     }
 }
 
@@ -41,6 +38,11 @@ impl Network {
     /// The node's address on every Pod's link.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         nth(self.pods, 1)
+    }
+
+    /// The address of the cluster's DNS: the tenth of the Services, as everywhere.
+    pub(crate) fn dns(&self) -> Ipv4Addr {
+        nth(self.services, 10)
     }
 
     /// The address of the Service `kubernetes`: the API server always takes the range's first.
@@ -54,7 +56,7 @@ fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
 }
 
 /// Writes every key, kubeconfig and configuration file of the cluster.
-pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
+pub(crate) fn write_all(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(), Error> {
     let layout = spec.layout;
     let (address, api_service) = (spec.address.into(), spec.network.api_service());
     pki::issue(layout, &pki::Names { node: spec.node.clone(), address, api_service }, renewal::lifetime())?;
@@ -63,13 +65,18 @@ pub(crate) fn write_all(spec: &Spec<'_>) -> Result<(), Error> {
     write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
     write(&layout.config("containerd.toml"), containerd(spec)?.as_bytes())?;
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
+    write(&layout.config("netd.json"), &to_json(&network::netd(spec)))?;
+    dns::write_config(spec, resolvers)?;
+    ingress::write_config(layout, spec.address)?;
     network::link_plugins(layout)
 }
 
 /// Writes the kubeconfig of every client.
 pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
     let server = format!("https://127.0.0.1:{}", layout.api_port()?);
-    for client in [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::KUBELET, pki::SCHEDULER] {
+    for client in
+        [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::COREDNS, pki::INGRESS, pki::KUBELET, pki::NETD, pki::SCHEDULER]
+    {
         kubeconfig::write_for(layout, client, &server)?;
     }
     Ok(())
@@ -79,7 +86,6 @@ pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
 fn kubelet(spec: &Spec<'_>) -> Value {
     let layout = spec.layout;
     let serving = key_files(layout, pki::KUBELET_SERVING);
-    let resolv_conf = Path::new("/etc/resolv.conf");
     let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -96,10 +102,11 @@ fn kubelet(spec: &Spec<'_>) -> Value {
         "containerRuntimeEndpoint": format!("unix://{}", layout.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",
         "volumePluginDir": layout.volume_plugins(),
+        "clusterDNS": [spec.network.dns()],
         "clusterDomain": "cluster.local",
         // Pods that do not ask for another get containerd's default profile.
         "seccompDefault": true,
-        "resolvConf": if resolv_conf.exists() { resolv_conf.to_string_lossy() } else { "".into() },
+        "resolvConf": dns::resolv_conf(layout),
         // A sandbox has no say in its host's swap.
         "failSwapOn": false,
     });
@@ -158,16 +165,18 @@ mod tests {
 
     use super::*;
     use crate::component::{self, Runs};
-    use crate::{Layout, Options};
+    use crate::{Addon, Layout, Options};
 
     fn layout() -> (TempDir, Layout) {
         let (root, layout) = Layout::temporary();
         for (directory, file) in [
             ("components", "containerd"),
+            ("components", "coredns"),
             ("components", "ctr"),
             ("components", "host-local"),
             ("components", "kubernetes"),
             ("components", "runc"),
+            ("components", "traefik"),
             ("images", "pause.tar"),
             ("data/images", "0123.tar"),
             ("data/images", "README.md"),
@@ -188,16 +197,30 @@ mod tests {
         Spec { layout, node, address, network: Network::default(), settings, api_port: 6443 }
     }
 
+    fn resolvers() -> Resolvers {
+        Resolvers::read("nameserver 192.0.2.53\n", &Network::default(), true)
+    }
+
     /// A text without the test's own directory.
     fn shown(root: &TempDir, text: &str) -> String {
-        text.replace(root.path().to_str().unwrap(), "[root]").replace(env!("CARGO_PKG_VERSION"), "[version]")
+        let program = std::env::current_exe().unwrap();
+        text.replace(root.path().to_str().unwrap(), "[root]")
+            .replace(program.to_str().unwrap(), "[program]")
+            .replace(env!("CARGO_PKG_VERSION"), "[version]")
     }
 
     #[test]
     fn the_files_that_the_components_read() {
         let (root, layout) = layout();
-        write_all(&spec(&layout)).unwrap();
-        for file in ["kubelet.json", "containerd.toml", "cni/net.d/10-terrarium.conflist"] {
+        write_all(&spec(&layout), &resolvers()).unwrap();
+        for file in [
+            "kubelet.json",
+            "containerd.toml",
+            "cni/net.d/10-terrarium.conflist",
+            "netd.json",
+            "Corefile",
+            "resolv.conf",
+        ] {
             let path = layout.config(file);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -211,8 +234,13 @@ mod tests {
     fn what_runs_with_which_arguments() {
         let (root, layout) = layout();
         let mut text = String::new();
-        for component in component::components(&spec(&layout), &Options::default()).unwrap() {
+        let options = Options { addons: Addon::ALL.iter().copied().collect(), ..Options::default() };
+        for component in component::components(&spec(&layout), &options).unwrap() {
             text += &format!("{} ({}), needs {:?}\n", component.name, component.label, component.needs);
+            for object in &component.objects {
+                let (kind, name) = (object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+                text += &format!("  {kind} {name}\n");
+            }
             let (commands, rest) = match component.runs {
                 Runs::Service { command, mut env, ready } => {
                     // The value holds what the test's own environment says.
@@ -234,7 +262,7 @@ mod tests {
     fn a_component_that_is_missing_is_named() {
         let (_root, layout) = layout();
         fs::remove_file(layout.component("runc").unwrap()).unwrap();
-        let error = write_all(&spec(&layout)).unwrap_err().to_string();
+        let error = write_all(&spec(&layout), &resolvers()).unwrap_err().to_string();
         assert!(error.contains("components/runc"), "{error}");
     }
 }

@@ -130,6 +130,12 @@ pub enum Error {
         /// Who.
         holder: String,
     },
+    /// Somebody else listens where the cluster's DNS is to.
+    #[error("port 53 of every address is used already by {holder}, and the cluster's DNS needs it on its own")]
+    DnsPortUsed {
+        /// Who.
+        holder: String,
+    },
     /// A file system is nearly full.
     #[error("{} has {free_mib} MiB left, and a cluster needs {needed_mib} MiB to start", path.display())]
     NoSpace {
@@ -317,6 +323,7 @@ impl Error {
             Self::KubeconfigLocked { .. } => ErrorId::KubeconfigLocked,
             Self::NoAddress => ErrorId::NoAddress,
             Self::PortUsed { .. } => ErrorId::ApiPortUsed,
+            Self::DnsPortUsed { .. } => ErrorId::DnsPortUsed,
             Self::NoSpace { .. } => ErrorId::NoSpace,
             Self::RestartNeeded { .. } => ErrorId::RestartNeeded,
             Self::Remedy(error) => of_remedy(error),

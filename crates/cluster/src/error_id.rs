@@ -104,6 +104,8 @@ errors! {
         => "put the file back from a backup, or name another directory with --data-dir";
     ApiPortUsed "api-port-used" Refused "another process listens on the API's port"
         => "end that process, or choose another port with `terrarium up --api-port PORT`";
+    DnsPortUsed "dns-port-used" Refused "another process listens on port 53 of every address"
+        => "end that process, or have it listen on one address only, such as 127.0.0.1";
     NoAddress "no-address" Refused "the machine has no address but loopback, and a node needs one"
         => "give a network interface an address";
     ComponentMissing "component-missing" Refused "a component's program is not installed"

@@ -73,10 +73,8 @@ pub(crate) async fn answers(readiness: &Readiness, client: &Client) -> bool {
                 let request = http::Request::get("/livez").body(Vec::new()).expect("a constant request is valid");
                 client.request_text(request).await.is_ok()
             }
-            Readiness::Node(_) => match TcpStream::connect(("127.0.0.1", KUBELET_HEALTH)).await {
-                Ok(stream) => says_ok(stream).await,
-                Err(_) => false,
-            },
+            Readiness::Node(_) => says_ok(KUBELET_HEALTH, "/healthz").await,
+            Readiness::Http { port, path } => says_ok(*port, path).await,
         }
     };
     timeout(LIMIT, answer).await.unwrap_or(false)
@@ -91,9 +89,11 @@ async fn speaks_http2(mut stream: UnixStream) -> bool {
     stream.write_all(PREFACE).await.is_ok() && stream.read_exact(&mut frame).await.is_ok() && frame[3] == SETTINGS
 }
 
-async fn says_ok(mut stream: TcpStream) -> bool {
+/// Whether a server on loopback answers for this path with status 200.
+async fn says_ok(port: u16, path: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return false };
     let mut answer = [0; 12];
-    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.is_ok()
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.is_ok()
         && stream.read_exact(&mut answer).await.is_ok()
         && answer.ends_with(b" 200")
 }
@@ -112,6 +112,24 @@ mod tests {
         assert_eq!(health.silence(), Duration::from_secs(300));
         assert_eq!((health.asked(true), health.asked(true)), (Change::Recovered, Change::None));
         assert_eq!((health.asked(false), health.asked(true)), (Change::None, Change::None), "a hiccup is no news");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_well_if_it_answers_with_200() {
+        for (answer, is_well) in [("HTTP/1.0 200 OK\r\n\r\nOK", true), ("HTTP/1.0 503 no\r\n\r\n", false), ("", false)]
+        {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 19];
+                stream.read_exact(&mut request).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                String::from_utf8_lossy(&request).into_owned()
+            };
+            let (said, request) = tokio::join!(says_ok(port, "/ping"), serve);
+            assert_eq!((said, request.as_str()), (is_well, "GET /ping HTTP/1.0\r"), "{answer}");
+        }
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@
 
 use terrarium_gaps::GapId;
 
-use crate::ErrorId;
-use crate::component::{CONTAINERD, KUBELET, SERVER};
+use crate::component::{CONTAINERD, COREDNS, KUBELET, SERVER};
+use crate::{ErrorId, ingress};
 
 /// What a line means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,12 +103,18 @@ const TABLE: &[Known] = &[
     ),
     cause(&[], "too many open files", "raise the limit on open files: `ulimit -n 65536`, then `terrarium up`"),
     cause(&[], "cannot allocate memory", "the sandbox has too little memory: the cluster alone takes some 800 MiB"),
+    cause(
+        &[COREDNS],
+        "Error during parsing",
+        "the line names what CoreDNS does not understand; files of yours are in the data directory, in coredns/",
+    ),
+    survivable(&[COREDNS], "Plugins not ready", "it is reading Services from the API"),
+    survivable(&[COREDNS], "plugin/errors: 2 ", "a resolver of the sandbox did not answer for a name of the outside"),
     survivable(&[KUBELET], "oomparser.go", "/dev/kmsg is /dev/null: gVisor kills nobody for memory that could be told"),
     survivable(&[KUBELET], "open /sys/class/net", CHANGES_NOTHING),
     survivable(&[KUBELET], "physical package id", CHANGES_NOTHING),
     survivable(&[KUBELET], "\"/proc/diskstats\" was not found", CHANGES_NOTHING),
     survivable(&[KUBELET], "cpuacct.usage_percpu: no such file", "the figures of one sample are incomplete"),
-    survivable(&[KUBELET], "MissingClusterDNS", "the cluster has no DNS service: Pods use the sandbox's resolvers"),
     survivable(&[KUBELET], "oom_control", "gVisor has no file that tells of processes killed for memory"),
     survivable(
         &[KUBELET],
@@ -136,6 +142,8 @@ const TABLE: &[Known] = &[
         "failed check for fsverity support",
         "gVisor has no fs-verity; contents are checked by digest",
     ),
+    survivable(&[ingress::NAME], "Traefik can reject some encoded characters", "it says so at every start"),
+    survivable(&[ingress::NAME], "aliasHeadersStrategy is not configured", "it says so at every start"),
 ];
 
 /// What a line of a component's log means, if that is known.

@@ -5,9 +5,11 @@
 //! directory, the rest in the runtime directory ([`Layout`]). Components outlive the supervisor: a new one finds them
 //! by their records and goes on with them.
 
+mod addon;
 mod archive;
 mod component;
 mod config;
+mod dns;
 mod error;
 mod error_id;
 mod events;
@@ -17,6 +19,7 @@ pub mod guardian;
 mod health;
 mod history;
 pub mod image;
+mod ingress;
 mod known;
 pub mod kubeconfig;
 mod launch;
@@ -25,13 +28,14 @@ mod lifecycle;
 mod logs;
 mod marker;
 mod network;
+mod network_check;
 mod node;
+mod objects;
 mod options;
 mod pki;
 mod preflight;
 mod preparation;
 mod process;
-mod rbac;
 mod readiness;
 mod renewal;
 mod restart;
@@ -44,6 +48,7 @@ pub mod supervisor;
 pub mod support;
 mod wishes;
 
+pub use addon::Addon;
 pub use error::{DataDirFault, Error, ImageFault, chain};
 pub use error_id::{CLASSES, Class, ErrorId, render as render_errors};
 pub use events::Event;
@@ -52,6 +57,7 @@ pub use launch::{RUN_COMPONENT, run_component};
 pub use layout::{Layout, default_data_dir, resolved};
 pub use lifecycle::{Outcome, down, refuse_another, revive, running_data_dir, up};
 pub use marker::DEFAULT_API_PORT;
+pub use network_check::{Leg, check_network};
 pub use options::Options;
 pub use preparation::{ComponentPreview, Preview, look_and_plan, preview};
 pub use wishes::Wishes;

@@ -1,22 +1,25 @@
-//! The Pods' network: the configuration of the CNI plugin, and its end.
+//! The Pods' network: the configurations of the CNI plugin and the Service proxy, and its end.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use terrarium_cni::{DEFAULT_MTU, NetworkSettings, network_config};
+use terrarium_netd::config::{Config, Path};
 use terrarium_remedies::Setting;
 
-use crate::component::Spec;
-use crate::{Error, Layout};
+use crate::component::{CommandLine, Component, NETD, Readiness, Runs, SERVER, Spec};
+use crate::launch::own_program;
+use crate::{Error, Layout, objects, pki};
+
+/// Where the Service proxy serves its metrics, and tells of its health: kube-proxy's ports.
+const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10249);
+const HEALTHZ: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10256);
 
 /// The list of CNI plugins: ours alone.
 pub(crate) fn config(spec: &Spec<'_>) -> Value {
     let network = &spec.network;
-    let allowed = spec.settings.iter().find_map(|setting| match setting {
-        Setting::PodNetwork { ip_forward, ip_masq } => Some((*ip_forward, *ip_masq)),
-        _ => None,
-    });
-    let (ip_forward, ip_masq) = allowed.unwrap_or((true, true));
+    let Allowed { ip_forward, ip_masq, .. } = Allowed::by(spec);
     network_config(&NetworkSettings {
         pod_cidr: network.pods,
         cluster_cidr: network.pods,
@@ -26,7 +29,69 @@ pub(crate) fn config(spec: &Spec<'_>) -> Value {
         ip_masq,
         ip_forward,
         ipam_data_dir: spec.layout.cni("leases"),
+        host_ports: spec.layout.cni("hostports"),
     })
+}
+
+/// The Service proxy: a part of this program.
+pub(crate) fn component(spec: &Spec<'_>) -> Result<Component, Error> {
+    let config = spec.layout.config("netd.json").to_string_lossy().into_owned();
+    let command = CommandLine { program: own_program()?, args: vec![NETD.to_owned(), "--config".to_owned(), config] };
+    let ready = Readiness::Http { port: HEALTHZ.port(), path: "/healthz" };
+    let runs = Runs::Service { command, env: Vec::new(), ready };
+    let objects = objects::role_of_user(pki::NETD, rules()).into();
+    Ok(Component { name: NETD, label: "Service proxy", needs: &[SERVER], objects, runs })
+}
+
+/// What it asks of the API.
+fn rules() -> Value {
+    let read = ["get", "list", "watch"];
+    json!([
+        {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": read},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+        {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch", "update"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+    ])
+}
+
+/// The Service proxy's configuration.
+pub(crate) fn netd(spec: &Spec<'_>) -> Value {
+    let (layout, network) = (spec.layout, &spec.network);
+    let Allowed { ip_forward, redirect, .. } = Allowed::by(spec);
+    json!(Config {
+        kubeconfig: layout.config(&format!("{}.kubeconfig", pki::NETD)),
+        node: spec.node.clone(),
+        node_address: spec.address,
+        gateway: network.gateway(),
+        pods: network.pods,
+        services: network.services,
+        dns: network.dns(),
+        path: if redirect { Path::Redirect } else { Path::Bound },
+        routed: ip_forward,
+        gate: None,
+        runtime_dir: layout.runtime().join("netd"),
+        metrics: METRICS,
+        healthz: HEALTHZ,
+    })
+}
+
+/// What the sandbox allows.
+struct Allowed {
+    ip_forward: bool,
+    ip_masq: bool,
+    redirect: bool,
+}
+
+impl Allowed {
+    fn by(spec: &Spec<'_>) -> Self {
+        let allowed = spec.settings.iter().find_map(|setting| match setting {
+            Setting::PodNetwork { ip_forward, ip_masq, redirect } => Some((*ip_forward, *ip_masq, *redirect)),
+            _ => None,
+        });
+        let (ip_forward, ip_masq, redirect) = allowed.unwrap_or((true, true, true));
+        Self { ip_forward, ip_masq, redirect }
+    }
 }
 
 /// Puts the CNI plugins where containerd looks for them: this program, which knows its part by its name, and the IPAM.

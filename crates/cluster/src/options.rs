@@ -1,5 +1,6 @@
 //! What the user decided for a start: given to the supervisor as arguments, and kept by it for whoever comes after it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
@@ -8,7 +9,7 @@ use terrarium_remedies::{Choices, Decision};
 
 use crate::component::{self, Name};
 use crate::layout::write;
-use crate::{Error, Layout};
+use crate::{Addon, Error, Layout};
 
 /// What the user decided for a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,12 +18,17 @@ pub struct Options {
     pub remedies: Choices,
     /// No node: the API, its controllers and its store, which need no remedy.
     pub control_plane_only: bool,
+    /// What the cluster has beside what every one has.
+    pub addons: BTreeSet<Addon>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
     remedies: Vec<String>,
     control_plane_only: bool,
+    /// Missing where an earlier version kept them.
+    #[serde(default)]
+    addons: Vec<String>,
 }
 
 impl Options {
@@ -32,13 +38,15 @@ impl Options {
         if self.control_plane_only {
             arguments.push("--control-plane-only".to_owned());
         }
+        arguments.extend(self.addons.iter().map(|addon| format!("--enable={addon}")));
         arguments
     }
 
     pub(crate) fn keep(&self, layout: &Layout) -> Result<(), Error> {
         let remedies = self.remedies.decisions().map(|decision| decision.to_string()).collect();
-        let kept = Kept { remedies, control_plane_only: self.control_plane_only };
-        write(&layout.options(), &serde_json::to_vec(&kept).expect("strings and a boolean become JSON"))
+        let addons = self.addons.iter().map(ToString::to_string).collect();
+        let kept = Kept { remedies, control_plane_only: self.control_plane_only, addons };
+        write(&layout.options(), &serde_json::to_vec(&kept).expect("strings and booleans become JSON"))
     }
 
     /// Those of the cluster that runs, or was to run; `None` where nothing says them.
@@ -52,7 +60,9 @@ impl Options {
         let kept: Kept = serde_json::from_slice(&content).map_err(|error| invalid(error.to_string()))?;
         let decisions: Result<Vec<Decision>, String> = kept.remedies.iter().map(|decision| decision.parse()).collect();
         let remedies = decisions.map_err(invalid)?.into_iter().collect();
-        Ok(Some(Self { remedies, control_plane_only: kept.control_plane_only }))
+        let addons: Result<_, String> = kept.addons.iter().map(|addon| addon.parse()).collect();
+        let addons = addons.map_err(invalid)?;
+        Ok(Some(Self { remedies, control_plane_only: kept.control_plane_only, addons }))
     }
 
     /// Refuses what a cluster that runs cannot change.
@@ -65,12 +75,16 @@ impl Options {
         if has_decided && self.remedies != kept.remedies {
             return Err(Error::RestartNeeded { what: "how a gap is closed" });
         }
+        if !self.addons.is_empty() && self.addons != kept.addons {
+            return Err(Error::RestartNeeded { what: "which add-ons there are" });
+        }
         Ok(())
     }
 
     /// The components that go on for as long as the cluster runs.
-    pub(crate) fn services(&self) -> &'static [Name] {
-        if self.control_plane_only { &[component::SERVER] } else { component::SERVICES }
+    pub(crate) fn services(&self) -> Vec<Name> {
+        let services = if self.control_plane_only { &[component::SERVER] } else { component::SERVICES };
+        services.iter().copied().chain(self.addons.iter().map(|addon| addon.name())).collect()
     }
 }
 
@@ -83,18 +97,29 @@ mod tests {
         let (_root, layout) = Layout::temporary();
         assert_eq!(Options::kept(&layout).unwrap(), None);
         let remedies = ["kmsg=none", "privileges=namespace"].map(|decision| decision.parse::<Decision>().unwrap());
-        let options = Options { remedies: remedies.into_iter().collect(), control_plane_only: true };
+        let addons = BTreeSet::from([Addon::Ingress]);
+        let options = Options { remedies: remedies.into_iter().collect(), control_plane_only: true, addons };
         options.keep(&layout).unwrap();
         assert_eq!(Options::kept(&layout).unwrap().as_ref(), Some(&options));
         options.refuse_changes(&layout).unwrap();
         Options { remedies: Choices::default(), ..options.clone() }.refuse_changes(&layout).unwrap();
+        Options { addons: BTreeSet::new(), ..options.clone() }.refuse_changes(&layout).unwrap();
         assert!(Options { control_plane_only: false, ..options.clone() }.refuse_changes(&layout).is_err());
         assert_eq!(
             options.arguments(),
-            ["--remedy=privileges=namespace", "--remedy=kmsg=none", "--control-plane-only"]
+            ["--remedy=privileges=namespace", "--remedy=kmsg=none", "--control-plane-only", "--enable=ingress"]
         );
+        assert_eq!(options.services(), [component::SERVER, "ingress"]);
         fs::write(layout.options(), "{\"remedies\":[\"kmsg=bogus\"],\"control_plane_only\":false}").unwrap();
         let error = crate::chain(&Options::kept(&layout).unwrap_err());
         assert!(error.contains("bogus"), "{error}");
+        fs::write(layout.options(), "{\"remedies\":[],\"control_plane_only\":false}").unwrap();
+        assert_eq!(Options::kept(&layout).unwrap(), Some(Options::default()), "an earlier version knew no add-ons");
+        let refused = options_with_ingress().refuse_changes(&layout).unwrap_err();
+        assert!(refused.to_string().contains("add-ons"), "{refused}");
+    }
+
+    fn options_with_ingress() -> Options {
+        Options { addons: BTreeSet::from([Addon::Ingress]), ..Options::default() }
     }
 }

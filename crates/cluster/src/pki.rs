@@ -18,7 +18,7 @@ use x509_parser::pem::parse_x509_pem;
 use x509_parser::time::ASN1Time;
 
 use crate::layout::{write, write_durably};
-use crate::{Error, Layout};
+use crate::{Error, Layout, dns, ingress};
 
 /// How long the CA lasts: ten years, as kubeadm's does.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -85,9 +85,12 @@ pub(crate) const API_SERVER: &str = "kube-apiserver";
 pub(crate) const API_SERVER_KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 pub(crate) const CA: &str = "ca";
 pub(crate) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+pub(crate) const COREDNS: &str = "coredns";
+pub(crate) const INGRESS: &str = "ingress";
 pub(crate) const KUBELET: &str = "kubelet";
 pub(crate) const KUBELET_SERVING: &str = "kubelet-serving";
 pub(crate) const LOOPBACK_SERVING: &str = "loopback-serving";
+pub(crate) const NETD: &str = "terrarium-netd";
 pub(crate) const SCHEDULER: &str = "kube-scheduler";
 pub(crate) const SERVICE_ACCOUNT: &str = "service-account";
 pub(crate) const SERVICE_ACCOUNT_PUBLIC: &str = "service-account.pub";
@@ -131,9 +134,13 @@ pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(
         // Its right is given by name (`rbac`).
         leaf(API_SERVER_KUBELET_CLIENT, API_SERVER_KUBELET_CLIENT, None, &[]),
         leaf(CONTROLLER_MANAGER, "system:kube-controller-manager", None, &[]),
+        leaf(COREDNS, dns::USER, None, &[]),
+        // For nothing until the add-on gives its user rights.
+        leaf(INGRESS, ingress::USER, None, &[]),
         leaf(KUBELET, &node_user, Some("system:nodes"), &[]),
         leaf(KUBELET_SERVING, &node_user, Some("system:nodes"), &node_names),
         leaf(LOOPBACK_SERVING, "localhost", None, &loopback),
+        leaf(NETD, NETD, None, &[]),
         leaf(SCHEDULER, "system:kube-scheduler", None, &[]),
     ] {
         issue_leaf(layout, &issuer, &leaf, lifetime)?;
@@ -274,9 +281,12 @@ mod tests {
         API_SERVER,
         API_SERVER_KUBELET_CLIENT,
         CONTROLLER_MANAGER,
+        COREDNS,
+        INGRESS,
         KUBELET,
         KUBELET_SERVING,
         LOOPBACK_SERVING,
+        NETD,
         SCHEDULER,
     ];
 

@@ -1,17 +1,17 @@
 //! What is looked at before a cluster starts, so that what cannot work is said at once and by its name: room on the disk,
-//! the components' programs, the store, the API's port. None of it changes anything.
+//! the components' programs, the store, the ports of the API and the cluster's DNS. None of it changes anything.
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::net::TcpState;
 use procfs::process::{FDTarget, all_processes};
 
-use crate::{Error, Layout, Options, store};
+use crate::{Error, Layout, Options, dns, store};
 
 /// What the store, the logs and the certificates of a start take, with room to go on for a while.
 const NEEDED_MIB: u64 = 64;
@@ -20,7 +20,7 @@ const NEEDED_MIB: u64 = 64;
 const SERVER_PROGRAM: &str = "kubernetes";
 
 /// Those of a node beside it.
-const NODE_PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "runc", "host-local"];
+const NODE_PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "runc", "host-local", "coredns"];
 
 /// Looks at everything. Call it when nothing of the cluster runs.
 ///
@@ -29,7 +29,8 @@ const NODE_PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr",
 pub(crate) fn check(layout: &Layout, options: &Options) -> Result<(), Error> {
     check_space(layout.data(), NEEDED_MIB)?;
     let of_node = if options.control_plane_only { &[] } else { NODE_PROGRAMS };
-    for name in std::iter::once(&SERVER_PROGRAM).chain(of_node) {
+    let of_addons = options.addons.iter().map(|addon| addon.program());
+    for name in std::iter::once(SERVER_PROGRAM).chain(of_node.iter().copied()).chain(of_addons) {
         let path = layout.component(name)?;
         fault_of_program(&path)
             .map_err(Error::io("read", &path))?
@@ -115,21 +116,55 @@ fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
     bytes[at..at + size].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// Whether another process listens on a port of the node.
+pub(crate) fn is_used(port: u16) -> bool {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+    listener.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// Makes sure that the API server can listen.
 fn check_port(port: u16) -> Result<(), Error> {
     match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Err(Error::PortUsed { port, holder: holder(port).unwrap_or_else(|| "another process".to_owned()) })
+            Err(Error::PortUsed { port, holder: holder(port).unwrap_or_else(anonymous) })
         }
         other => other.map(drop).map_err(Error::io("listen on", format!("port {port}"))),
     }
 }
 
+/// Makes sure that the cluster's DNS can listen: nobody has its port on every address, and so on that of the DNS.
+pub(crate) fn check_dns_port() -> Result<(), Error> {
+    let is_in_the_way = |address: SocketAddr| address.port() == dns::PORT && address.ip().is_unspecified();
+    let tcp = tcp_listeners().filter(|(address, _)| is_in_the_way(*address)).map(|(_, inode)| inode);
+    let udp = procfs::net::udp().into_iter().chain(procfs::net::udp6()).flatten();
+    let udp = udp.filter(|entry| is_in_the_way(entry.local_address)).map(|entry| entry.inode);
+    let inodes: Vec<u64> = tcp.chain(udp).collect();
+    if inodes.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::DnsPortUsed { holder: owner(&inodes).unwrap_or_else(anonymous) })
+    }
+}
+
+fn anonymous() -> String {
+    "another process".to_owned()
+}
+
 /// Who listens on a port, as far as /proc tells.
-fn holder(port: u16) -> Option<String> {
-    let listens = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
+pub(crate) fn holder(port: u16) -> Option<String> {
+    let inodes: Vec<u64> =
+        tcp_listeners().filter(|(address, _)| address.port() == port).map(|(_, inode)| inode).collect();
+    owner(&inodes)
+}
+
+/// The addresses on which somebody listens, with the sockets' inodes.
+fn tcp_listeners() -> impl Iterator<Item = (SocketAddr, u64)> {
     let sockets = procfs::net::tcp().into_iter().chain(procfs::net::tcp6()).flatten();
-    let inodes: Vec<u64> = sockets.filter(listens).map(|entry| entry.inode).collect();
+    sockets.filter(|entry| entry.state == TcpState::Listen).map(|entry| (entry.local_address, entry.inode))
+}
+
+/// The process that has one of these sockets.
+fn owner(inodes: &[u64]) -> Option<String> {
     all_processes().ok()?.flatten().find_map(|process| {
         let mut targets = process.fd().ok()?.flatten().map(|descriptor| descriptor.target);
         targets.find(|target| matches!(target, FDTarget::Socket(inode) if inodes.contains(inode)))?;
@@ -153,9 +188,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let error = check_port(port).unwrap_err();
         assert_eq!(error.id(), ErrorId::ApiPortUsed);
+        assert!(is_used(port));
         assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
         drop(listener);
         check_port(port).unwrap();
+        assert!(!is_used(port));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kube::{Api, Client, Config};
 use tokio::net::UnixStream;
 
 use crate::component::Readiness;
-use crate::{Error, Layout, kubeconfig};
+use crate::{Error, Layout, health, kubeconfig};
 
 /// A client of the API with the administrator's rights.
 pub(crate) async fn client(layout: &Layout) -> Result<Client, Error> {
@@ -33,6 +33,7 @@ pub(crate) async fn is_ready(readiness: &Readiness, client: &Client, since: Syst
             Ok(Some(node)) => is_node_ready(&node, since),
             _ => false,
         },
+        Readiness::Http { .. } => health::answers(readiness, client).await,
     }
 }
 

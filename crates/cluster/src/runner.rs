@@ -18,7 +18,7 @@ use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::history::History;
 use crate::service::{self, Running, Service};
-use crate::{Error, Event, Layout, forwarder, known, launch, logs, readiness, renewal};
+use crate::{Addon, Error, Event, Layout, forwarder, known, launch, logs, objects, readiness, renewal};
 
 /// How often logs are looked at for their size.
 const ROTATION_INTERVAL: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ pub(crate) fn run(
         if let Some(listener) = listener {
             tokio::task::spawn_local(forwarder::forward(listener));
         }
-        let mut waiting = components.len();
+        let mut waiting = components.iter().filter(|component| Addon::of(component.name).is_none()).count();
         for component in components {
             tokio::task::spawn_local(run_component(shared.clone(), component));
         }
@@ -103,7 +103,11 @@ pub(crate) fn run(
 
 fn report(layout: &Layout, progress: &Progress, event: Event, waiting: &mut usize) {
     let Event::Ready { step, .. } = event else { return progress.report(&event) };
+    let is_addon = Addon::of(&step).is_some();
     progress.report(&Event::Ready { step, seconds: progress.seconds() });
+    if is_addon {
+        return;
+    }
     *waiting -= 1;
     if *waiting == 0 {
         // What it is for can wait for the next start, where the disk is full.
@@ -130,13 +134,17 @@ async fn renew(shared: &Shared) {
     }
 }
 
-/// Waits for what the component needs, then runs it for good.
+/// Waits for what the component needs, makes sure of its objects, then runs it for good.
 async fn run_component(shared: Rc<Shared>, component: Component) {
     for need in component.needs {
         // The sender lives as long as `shared`.
         let _ = shared.ready[need].subscribe().wait_for(|ready| *ready).await;
     }
+    objects::ensure(&shared, &component.objects).await;
     let (name, label) = (component.name, component.label.to_owned());
+    if let Some(addon) = Addon::of(name) {
+        addon.prepare(&shared).await;
+    }
     shared.report(Event::Started { step: name.to_owned(), label });
     let result = match &component.runs {
         Runs::Task(steps) => run_task(&shared, name, steps).await,

@@ -12,7 +12,7 @@ use crate::history::History;
 use crate::process::{self, ProcessRef};
 use crate::restart::{Policy, Verdict};
 use crate::runner::Shared;
-use crate::{Error, Event, Layout, launch, logs, rbac, readiness};
+use crate::{Addon, Error, Event, Layout, launch, logs, readiness};
 
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(40);
@@ -39,7 +39,8 @@ pub(crate) struct Service<'a> {
 pub(crate) async fn run(shared: &Shared, service: &Service<'_>) -> Result<(), Error> {
     let (layout, name) = (&shared.layout, service.name);
     let mut history = History::load(layout, name);
-    let mut policy = Policy::new(history.was_ready);
+    // An add-on is tried for as long as it takes: the cluster is up without it.
+    let mut policy = Policy::new(history.was_ready || Addon::of(name).is_some());
     loop {
         let start = Instant::now();
         let log_start = logs::length(layout, name);
@@ -83,6 +84,11 @@ async fn live(
 ) -> String {
     let (layout, name) = (&shared.layout, service.name);
     history.started(layout, name);
+    // Nobody waits for an add-on, so nobody else would tell.
+    let is_addon = Addon::of(name).is_some();
+    if is_addon {
+        history.is_unhealthy(layout, name, Some("it is not ready yet".to_owned()));
+    }
     let since = process.since();
     let limit = start_limit(service.ready);
     tokio::select! {
@@ -96,6 +102,9 @@ async fn live(
     }
     policy.is_ready();
     history.ready(layout, name);
+    if is_addon {
+        history.is_unhealthy(layout, name, None);
+    }
     shared.is_ready(name);
     let mut health = Health::default();
     loop {
@@ -151,7 +160,7 @@ fn look_after(
 /// How long a service may take until it is ready; after that it is started again.
 fn start_limit(ready: &Readiness) -> Duration {
     Duration::from_secs(match ready {
-        Readiness::Socket(_) => 60,
+        Readiness::Http { .. } | Readiness::Socket(_) => 60,
         Readiness::Api => 180,
         Readiness::Node(_) => 120,
     })
@@ -161,11 +170,7 @@ async fn until_ready(shared: &Shared, ready: &Readiness, since: SystemTime) {
     loop {
         let client = shared.client();
         if readiness::is_ready(ready, &client, since).await {
-            match ready {
-                // Before the kubelet starts, which would remember a refusal for half a minute.
-                Readiness::Api if rbac::grant(&client).await.is_err() => {}
-                _ => return,
-            }
+            return;
         }
         sleep(READINESS_INTERVAL).await;
     }

@@ -15,13 +15,13 @@ use crate::component::{GUARDIAN, KUBELET, SERVER, SUPERVISOR};
 use crate::events::Events;
 pub use crate::history::End;
 use crate::history::History;
-use crate::{Error, Event, Layout, Options, process, readiness};
+use crate::{Addon, Error, Event, Layout, Options, process, readiness};
 
 /// The state of a cluster.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// Whether all components run and the API is ready.
+    /// Whether all components but the add-ons run and the API is ready.
     pub running: bool,
     /// The data directory.
     pub data_dir: PathBuf,
@@ -112,12 +112,13 @@ pub fn server_runs(layout: &Layout) -> bool {
 /// Files that are there cannot be read. A cluster that does not answer is a state, not an error.
 pub fn look(layout: &Layout) -> Result<Status, Error> {
     let options = Options::kept(layout)?.unwrap_or_default();
-    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(options.services().iter().copied());
+    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(options.services());
     let components: Vec<ComponentStatus> = names.map(|name| ComponentStatus::look(layout, name)).collect();
     let (api_ready, nodes, pods) =
         if server_runs(layout) { ask_api(layout) } else { (false, Vec::new(), BTreeMap::new()) };
+    let runs = |component: &ComponentStatus| component.pid.is_some() || Addon::of(component.name).is_some();
     Ok(Status {
-        running: api_ready && components.iter().all(|component| component.pid.is_some()),
+        running: api_ready && components.iter().all(runs),
         data_dir: layout.data().to_owned(),
         components,
         api_ready,

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use procfs::process::all_processes;
 use terrarium_remedies::{Isolation, Journal, POD_CGROUP_ROOT};
 
-use crate::component::{CONTAINERD, KUBELET, Name, SERVER};
+use crate::component::{CONTAINERD, COREDNS, KUBELET, NETD, Name, SERVER};
 use crate::process::{self, wait_until};
 use crate::{Error, Layout, network};
 
@@ -20,6 +20,9 @@ const COMPONENT_GRACE: Duration = Duration::from_secs(10);
 
 /// How long the Pods' processes may take to end by themselves.
 const POD_GRACE: Duration = Duration::from_secs(2);
+
+/// What Pods need to their end, in the order in which it is stopped.
+const AFTER_PODS: [Name; 4] = [COREDNS, NETD, CONTAINERD, SERVER];
 
 /// Stops what runs and undoes what the journal holds. Call it from inside the cluster's mount namespace, or when
 /// nothing lives in it any more.
@@ -30,7 +33,7 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
         stop_pods();
         // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
         let members = journal.members().unwrap_or_default();
-        let services = [CONTAINERD, SERVER].map(|name| process::recorded(layout, name).map(|process| process.pid));
+        let services = AFTER_PODS.map(|name| process::recorded(layout, name).map(|process| process.pid));
         let own = std::process::id().cast_signed();
         for pid in members {
             if pid != own && !services.contains(&Some(pid)) {
@@ -38,7 +41,7 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
             }
         }
     }
-    for name in [CONTAINERD, SERVER] {
+    for name in AFTER_PODS {
         result = result.and(stop_service(layout, name));
     }
     if let Some(journal) = journal {

@@ -14,6 +14,7 @@ use terrarium_remedies::{Isolation, Journal, NODE_ADDRESS, Plan, namespace};
 
 use crate::component::{self, Component, SUPERVISOR, Spec};
 use crate::config;
+use crate::dns::Resolvers;
 use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
@@ -184,6 +185,9 @@ impl Ground {
         asked.keep(layout)?;
         preflight::check(layout, asked)?;
         let plan = preparation::plan_start(layout, asked)?;
+        if plan.isolation == Isolation::Mount {
+            preflight::check_dns_port()?;
+        }
         let listener = forwarder::listen(plan.isolation, layout.api_port()?)?;
         namespace::enter_new(plan.isolation)?;
         let journal = Journal::create(&layout.journal(), plan.isolation)?;
@@ -216,7 +220,8 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     let spec = Spec::new(layout, address, journal.settings().cloned().collect())?;
     layout.keep_node_name(&spec.node)?;
     if plan.is_some() {
-        config::write_all(&spec)?;
+        let resolvers = Resolvers::of_sandbox(&spec.network, journal.isolation());
+        config::write_all(&spec, &resolvers)?;
     }
     component::components(&spec, options)
 }

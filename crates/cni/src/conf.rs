@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::attachment::Attachment;
 use crate::egress::{self, Egress, EgressError};
 use crate::error::Error;
+use crate::host_ports::PortMapping;
 use crate::result::{CniResult, Dns};
 
 /// Versions of the CNI specification that the plugin speaks.
@@ -49,11 +50,27 @@ pub struct NetConf {
     /// Name servers to report; those of the IPAM plugin come first.
     #[serde(default)]
     pub dns: Dns,
+    /// Where the node's Service proxy keeps its leases of host ports; see [`host_ports`](crate::host_ports).
+    pub host_ports: Option<PathBuf>,
+    /// What the runtime says about this one Pod.
+    #[serde(default)]
+    pub runtime_config: RuntimeConfig,
     /// For CHECK and DEL: what ADD returned. For ADD: refused, since this plugin creates the interface.
     pub prev_result: Option<CniResult>,
     /// For GC: all attachments that are still in use.
     #[serde(rename = "cni.dev/valid-attachments")]
     pub valid_attachments: Option<Vec<Attachment>>,
+}
+
+/// What a runtime hands over by the capabilities that the configuration names.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    /// Ports of the node that are to lead to the Pod.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
+    /// Limits of the Pod's traffic, there only if it asks for some.
+    pub bandwidth: Option<Value>,
 }
 
 /// The part that belongs to the IPAM plugin, as far as this plugin reads it.
@@ -109,6 +126,9 @@ impl NetConf {
         if self.ipam.plugin.is_empty() || self.ipam.plugin.contains('/') {
             return invalid("`ipam.type` must be the name of a program, with no path");
         }
+        if self.host_ports.is_none() && !self.runtime_config.port_mappings.is_empty() {
+            return invalid("`runtimeConfig.portMappings` needs `hostPorts`, the leases of the node's Service proxy");
+        }
         if self.ip_masq && self.cluster_cidr.is_none() {
             return invalid("`ipMasq` needs `clusterCIDR`, the destinations that keep the Pod's address");
         }
@@ -162,12 +182,17 @@ pub struct NetworkSettings {
     pub ip_forward: bool,
     /// Where host-local keeps its leases. They should not outlive the Pods: a folder below /run.
     pub ipam_data_dir: PathBuf,
+    /// Where the node's Service proxy keeps its leases of host ports.
+    pub host_ports: PathBuf,
 }
 
 /// The content of `10-terrarium.conflist`, a network of this one plugin.
 pub fn network_config(settings: &NetworkSettings) -> Value {
     let mut plugin = Map::new();
     plugin.insert("type".into(), json!(PLUGIN));
+    // `bandwidth` so as to refuse it: what is not asked for would be ignored in silence.
+    plugin.insert("capabilities".into(), json!({ "portMappings": true, "bandwidth": true }));
+    plugin.insert("hostPorts".into(), json!(settings.host_ports));
     plugin.insert("mtu".into(), json!(settings.mtu));
     plugin.insert("ipMasq".into(), json!(settings.ip_masq));
     if !settings.ip_forward {
@@ -202,6 +227,7 @@ mod tests {
             ip_masq: true,
             ip_forward: true,
             ipam_data_dir: "/run/terrarium/ipam".into(),
+            host_ports: "/run/terrarium/hostports".into(),
         }
     }
 
@@ -228,7 +254,7 @@ mod tests {
     fn the_conflist_reads_as_the_documentation_says() {
         assert_eq!(
             network_config(&settings()).to_string(),
-            r#"{"cniVersion":"1.1.0","name":"terrarium","plugins":[{"type":"terrarium-cni","mtu":60000,"ipMasq":true,"clusterCIDR":"10.42.0.0/16","nodeIP":"10.201.0.2","ipam":{"type":"host-local","dataDir":"/run/terrarium/ipam","ranges":[[{"subnet":"10.42.0.0/24","gateway":"10.42.0.1"}]]}}]}"#
+            r#"{"cniVersion":"1.1.0","name":"terrarium","plugins":[{"type":"terrarium-cni","capabilities":{"portMappings":true,"bandwidth":true},"hostPorts":"/run/terrarium/hostports","mtu":60000,"ipMasq":true,"clusterCIDR":"10.42.0.0/16","nodeIP":"10.201.0.2","ipam":{"type":"host-local","dataDir":"/run/terrarium/ipam","ranges":[[{"subnet":"10.42.0.0/24","gateway":"10.42.0.1"}]]}}]}"#
         );
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::conf::VERSIONS;
 use crate::egress::EgressError;
+use crate::host_ports::HostPortError;
 use crate::ipam::IpamError;
 use crate::netlink::NetlinkError;
 use crate::netns::NetnsError;
@@ -66,6 +67,12 @@ pub enum Error {
     /// SNAT for what leaves the cluster.
     #[error("egress for Pods: {0}")]
     Egress(#[from] EgressError),
+    /// Ports of the node that lead to the Pod.
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
+    /// Something that a runtime hands on and that is not to be had here.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The IPAM plugin's result is not one IPv4 address with a gateway.
     #[error("the IPAM plugin gave {0}; it must give one IPv4 address with a gateway")]
     Address(String),
@@ -105,6 +112,9 @@ impl Error {
             Self::Ipam(_) | Self::Address(_) => 101,
             Self::Egress(_) => 102,
             Self::Check(_) => 103,
+            Self::HostPort(HostPortError::NoProxy { .. }) => 11, // try again later
+            Self::HostPort(_) => 104,
+            Self::Unsupported(_) => 105,
             Self::Undo { cause, .. } => cause.code(),
             Self::Several(errors) => errors.first().map_or(999, Self::code),
         }
@@ -152,6 +162,7 @@ fn list(errors: &[Error]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::NatError;
 
     fn refused() -> Error {
         let source = io::Error::from_raw_os_error(1);
@@ -168,7 +179,7 @@ mod tests {
 
     #[test]
     fn not_ready_is_50_and_keeps_the_advice() {
-        let no_socket = EgressError::NoRawSocket(io::Error::from_raw_os_error(1));
+        let no_socket = EgressError::Nat(NatError::NoRawSocket(io::Error::from_raw_os_error(1)));
         let error = Error::NotReady(Box::new(no_socket.into())).to_json("1.1.0");
         assert_eq!(error["code"], 50);
         assert!(error["msg"].as_str().unwrap().contains("--net-raw"), "{error}");

@@ -39,6 +39,8 @@ pub struct AddressedTo {
     pub attachment: Attachment,
     /// `CNI_PATH`
     pub path: String,
+    /// `CNI_ARGS`
+    pub args: String,
 }
 
 impl Invocation {
@@ -57,7 +59,7 @@ impl Invocation {
                 let why = format!("is `{}`, which no link can be called", attachment.if_name);
                 return Err(Error::Environment { variable: "CNI_IFNAME", why });
             }
-            Ok(AddressedTo { attachment, path: needed("CNI_PATH")? })
+            Ok(AddressedTo { attachment, path: needed("CNI_PATH")?, args: variable("CNI_ARGS").unwrap_or_default() })
         };
         let netns = || needed("CNI_NETNS").map(PathBuf::from);
         match needed("CNI_COMMAND")?.as_str() {

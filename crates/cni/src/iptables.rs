@@ -5,26 +5,21 @@
 //! entries can be inserted and removed without arithmetic. Entries of others keep their bytes; only the offset inside
 //! a jump is written anew.
 //!
+//! [`Rule`] is what we write ourselves, and a [`Chain`] of ours is known again by its name: gVisor has no comments.
+//!
 //! Layouts are those of `struct ipt_entry`, `xt_entry_target` and friends in Linux's
 //! `include/uapi/linux/netfilter_ipv4/ip_tables.h`; gVisor's are the same (`pkg/abi/linux/netfilter.go`).
 
-use std::net::Ipv4Addr;
+mod entry;
+mod rule;
+
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
 use terrarium_sys::ip_tables::{HOOKS, Layout};
 
-/// Length of `struct ipt_entry`: all before the matches and the target.
-const ENTRY_LEN: usize = 112;
-/// Length of `struct xt_entry_target`: all before the target's own data.
-const TARGET_HEADER: usize = 32;
-const TARGET_OFFSET_AT: usize = 88;
-const NEXT_OFFSET_AT: usize = 90;
-const INVERT_DESTINATION: u8 = 0x10; // IPT_INV_DSTIP
-const NAT_MAP_ADDRESSES: u32 = 1; // NF_NAT_RANGE_MAP_IPS
-const VERDICT_RETURN: i32 = -5; // XT_RETURN: -NF_REPEAT - 1
-/// The target that ends a table, and marks the beginning of each user chain with the chain's name as its data.
-const ERROR_TARGET: &str = "ERROR";
+pub use entry::Entry;
+use entry::{entry_at, jump_offset, verdict_at};
+pub use rule::{Addresses, Match, Protocol, Rule, Target};
 
 /// A blob that cannot be understood, or a change that would leave a table broken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -51,105 +46,44 @@ pub enum TableError {
     /// Someone else's rule jumps into entries that are to be removed.
     #[error("rule {0} of the table jumps into the rules to be removed")]
     StillUsed(usize),
+    /// The table lacks the hook that a chain is to be jumped to from.
+    #[error("the table has no {0:?} chain")]
+    NoHook(Hook),
 }
 
-/// Transport protocols that NAT rules of gVisor can match: it refuses NAT targets without one of these.
+/// Where the kernel asks the nat table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// `-p tcp`
-    Tcp = 6,
-    /// `-p udp`
-    Udp = 17,
+pub enum Hook {
+    /// What arrives, before it is routed.
+    Prerouting = 0,
+    /// What arrives for the node itself.
+    Input = 1,
+    /// What the node itself sends.
+    Output = 3,
+    /// What leaves, after it was routed.
+    Postrouting = 4,
 }
 
-/// One rule, policy or chain head.
+/// Whether a hook's jump to a chain of ours is before all rules of others, or after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Before them.
+    First,
+    /// After them.
+    Last,
+}
+
+/// A user chain of ours, and the jumps that lead there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// `struct ipt_entry`, matches and target as the kernel had them.
-    bytes: Vec<u8>,
-    /// For a jump: index of the entry where it goes on.
-    jump: Option<usize>,
-}
-
-impl Entry {
-    /// `-p PROTOCOL -s SOURCE ! -d EXCEPT -j SNAT --to-source TO`, with the target's revision 0, known to every kernel.
-    pub fn snat(protocol: Protocol, source: Ipv4Net, except: Ipv4Net, to: Ipv4Addr) -> Self {
-        let mut range = Vec::with_capacity(24); // struct nf_nat_ipv4_multi_range_compat, aligned to 8
-        range.extend_from_slice(&1u32.to_ne_bytes());
-        range.extend_from_slice(&NAT_MAP_ADDRESSES.to_ne_bytes());
-        range.extend_from_slice(&to.octets());
-        range.extend_from_slice(&to.octets());
-        range.resize(24, 0);
-        let mut entry = Self::with_target("SNAT", &range);
-        entry.bytes[0..4].copy_from_slice(&source.network().octets());
-        entry.bytes[4..8].copy_from_slice(&except.network().octets());
-        entry.bytes[8..12].copy_from_slice(&source.netmask().octets());
-        entry.bytes[12..16].copy_from_slice(&except.netmask().octets());
-        entry.bytes[80..82].copy_from_slice(&(protocol as u16).to_ne_bytes());
-        entry.bytes[83] = INVERT_DESTINATION;
-        entry
-    }
-
-    /// `-j CHAIN` for every packet; `to` is the index of the chain's first rule.
-    pub fn jump(to: usize) -> Self {
-        Self { jump: Some(to), ..Self::verdict(0) }
-    }
-
-    /// The implied last rule of a user chain.
-    pub fn end_of_chain() -> Self {
-        Self::verdict(VERDICT_RETURN)
-    }
-
-    /// What stands before the first rule of a user chain. Names longer than 29 bytes are cut.
-    pub fn chain_head(name: &str) -> Self {
-        let mut data = [0; 32];
-        let length = name.len().min(29);
-        data[..length].copy_from_slice(&name.as_bytes()[..length]);
-        Self::with_target(ERROR_TARGET, &data)
-    }
-
-    fn verdict(verdict: i32) -> Self {
-        let mut data = [0; 8];
-        data[..4].copy_from_slice(&verdict.to_ne_bytes());
-        Self::with_target("", &data)
-    }
-
-    fn with_target(name: &str, data: &[u8]) -> Self {
-        let target_len = TARGET_HEADER + data.len();
-        let mut bytes = vec![0; ENTRY_LEN + target_len];
-        put_u16(&mut bytes, TARGET_OFFSET_AT, ENTRY_LEN);
-        put_u16(&mut bytes, NEXT_OFFSET_AT, ENTRY_LEN + target_len);
-        put_u16(&mut bytes, ENTRY_LEN, target_len);
-        bytes[ENTRY_LEN + 2..ENTRY_LEN + 2 + name.len()].copy_from_slice(name.as_bytes());
-        bytes[ENTRY_LEN + TARGET_HEADER..].copy_from_slice(data);
-        Self { bytes, jump: None }
-    }
-
-    /// Whether both say the same, whatever their counters and the kernel's own marks.
-    fn same_rule(&self, other: &Self) -> bool {
-        let plain = |entry: &Self| {
-            let mut bytes = entry.bytes.clone();
-            bytes[84..88].fill(0); // nfcache
-            bytes[92..112].fill(0); // comefrom, counters
-            if entry.jump.is_some() {
-                let at = verdict_at(&bytes);
-                bytes[at..at + 4].fill(0);
-            }
-            bytes
-        };
-        self.jump == other.jump && plain(self) == plain(other)
-    }
-
-    fn target_name(&self) -> &[u8] {
-        let at = target_offset(&self.bytes) + 2;
-        until_nul(&self.bytes[at..at + 29])
-    }
-
-    /// The name of the user chain that begins here, or `ERROR` at the end of the table.
-    fn error_name(&self) -> Option<&[u8]> {
-        let at = target_offset(&self.bytes) + TARGET_HEADER;
-        (self.target_name() == ERROR_TARGET.as_bytes()).then(|| until_nul(&self.bytes[at..]))
-    }
+pub struct Chain {
+    /// At most 29 bytes.
+    pub name: &'static str,
+    /// From where, for which packets.
+    pub jumps: Vec<(Hook, Match)>,
+    /// Where in the hooks' own chains.
+    pub place: Place,
+    /// What it says.
+    pub rules: Vec<Rule>,
 }
 
 /// A table, all offsets turned into indices of entries.
@@ -226,6 +160,11 @@ impl Table {
         (layout, blob)
     }
 
+    /// Bytes that all entries take together.
+    pub fn size(&self) -> usize {
+        self.entries.iter().map(|entry| entry.bytes.len()).sum()
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -243,36 +182,49 @@ impl Table {
         Some(head..head + 1 + length)
     }
 
-    /// Whether the chain holds just these rules and the hook has just one jump to it.
-    pub fn has_chain(&self, hook: usize, name: &str, rules: &[Entry]) -> bool {
-        let Some(chain) = self.chain(name) else { return false };
+    /// Whether the chain is there, says just this and is led to just so.
+    pub fn has_chain(&self, wanted: &Chain) -> bool {
+        let Some(chain) = self.chain(wanted.name) else { return false };
         let body = chain.start + 1;
         let found = &self.entries[body..chain.end];
-        let end = Entry::end_of_chain();
-        let expected = rules.iter().chain([&end]);
-        found.len() == rules.len() + 1
-            && found.iter().zip(expected).all(|(found, expected)| found.same_rule(expected))
-            && self.jumps(hook, body).len() == 1
+        let expected = wanted.rules.iter().map(Rule::entry).chain([Entry::end_of_chain()]);
+        let jumps = self.jumps(body);
+        let leads = |(hook, when): &(Hook, Match)| {
+            let within = self.hooks[*hook as usize].map_or(0..0, |(first, policy)| first..policy);
+            let expected = jump(when, body);
+            jumps.iter().any(|index| within.contains(index) && self.entries[*index].same_rule(&expected))
+        };
+        found.len() == wanted.rules.len() + 1
+            && found.iter().zip(expected).all(|(found, expected)| found.same_rule(&expected))
+            && jumps.len() == wanted.jumps.len()
+            && wanted.jumps.iter().all(leads)
     }
 
-    /// Adds a user chain of these rules at the end of the table, and a jump to it at the end of the hook's chain.
-    /// Returns `false` and changes nothing if the table does not have that hook.
-    pub fn add_chain(&mut self, hook: usize, name: &str, rules: Vec<Entry>) -> bool {
-        let Some((_, policy)) = self.hooks.get(hook).copied().flatten() else { return false };
+    /// Has the table hold this chain, in place of one of the same name. Whether it had to be changed for that; after
+    /// an error it is of no use.
+    pub fn set_chain(&mut self, wanted: &Chain) -> Result<bool, TableError> {
+        if self.has_chain(wanted) {
+            return Ok(false);
+        }
+        self.remove_chain(wanted.name)?;
         let head = self.entries.len() - 1; // the last entry is the table's own error
-        let chain = [Entry::chain_head(name)].into_iter().chain(rules).chain([Entry::end_of_chain()]);
+        let rules = wanted.rules.iter().map(Rule::entry);
+        let chain = [Entry::chain_head(wanted.name)].into_iter().chain(rules).chain([Entry::end_of_chain()]);
         for (position, entry) in chain.enumerate() {
             self.insert(head + position, entry);
         }
-        // The jump itself moves the chain by one entry.
-        self.insert(policy, Entry::jump(head + 2));
-        true
+        for ((hook, when), before) in wanted.jumps.iter().zip(1..) {
+            let (first, policy) = self.hooks[*hook as usize].ok_or(TableError::NoHook(*hook))?;
+            let at = if wanted.place == Place::First { first } else { policy };
+            self.insert(at, jump(when, head + before + 1)); // each jump moves the chain by one entry
+        }
+        Ok(true)
     }
 
-    /// Removes a user chain and the hook's unconditional jumps to it. `Ok(false)` if there is none.
-    pub fn remove_chain(&mut self, hook: usize, name: &str) -> Result<bool, TableError> {
+    /// Removes a user chain and the hooks' jumps to it. `Ok(false)` if there is none.
+    pub fn remove_chain(&mut self, name: &str) -> Result<bool, TableError> {
         let Some(chain) = self.chain(name) else { return Ok(false) };
-        let jumps = self.jumps(hook, chain.start + 1);
+        let jumps = self.jumps(chain.start + 1);
         let stays = |index: usize| !chain.contains(&index) && !jumps.contains(&index);
         let used = |(index, entry): (usize, &Entry)| {
             (stays(index) && entry.jump.is_some_and(|to| chain.contains(&to))).then_some(index)
@@ -289,10 +241,15 @@ impl Table {
         Ok(true)
     }
 
-    /// The hook's own unconditional jumps to the entry `to`, in order.
-    fn jumps(&self, hook: usize, to: usize) -> Vec<usize> {
-        let Some((first, policy)) = self.hooks.get(hook).copied().flatten() else { return Vec::new() };
-        (first..policy).filter(|&index| self.entries[index].same_rule(&Entry::jump(to))).collect()
+    /// The hooks' own jumps to the entry `to`, in order.
+    fn jumps(&self, to: usize) -> Vec<usize> {
+        let hooks = self.hooks.iter().flatten();
+        let mut jumps: Vec<usize> = hooks
+            .flat_map(|(first, policy)| *first..*policy)
+            .filter(|&index| self.entries[index].jump == Some(to))
+            .collect();
+        jumps.sort_unstable();
+        jumps
     }
 
     /// Puts an entry before the one at `at`. What led to `at` from a rule above (a rule without a target goes on at the
@@ -323,54 +280,12 @@ impl Table {
     }
 }
 
-/// The bytes of the entry at `at`, if they are all there and its lengths agree.
-fn entry_at(blob: &[u8], at: usize) -> Option<&[u8]> {
-    let rest = &blob[at..];
-    if rest.len() < ENTRY_LEN {
-        return None;
-    }
-    let (target, length) = (target_offset(rest), get_u16(rest, NEXT_OFFSET_AT));
-    let bytes = rest.get(..length)?;
-    let target_len = get_u16(bytes.get(target..target + TARGET_HEADER)?, 0);
-    // Standard and error targets carry data that this module reads.
-    let name = until_nul(&bytes[target + 2..target + 31]);
-    let needed = match name {
-        b"" => 8,
-        name if name == ERROR_TARGET.as_bytes() => 30,
-        _ => 0,
-    };
-    (target >= ENTRY_LEN && target + target_len <= length && target_len >= TARGET_HEADER + needed).then_some(bytes)
-}
-
-/// For an entry with the standard target and a verdict that is an offset: that offset.
-fn jump_offset(entry: &[u8]) -> Option<u32> {
-    let at = target_offset(entry);
-    if !until_nul(&entry[at + 2..at + 31]).is_empty() {
-        return None;
-    }
-    let at = verdict_at(entry);
-    let verdict = i32::from_ne_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
-    u32::try_from(verdict).ok()
-}
-
-fn verdict_at(entry: &[u8]) -> usize {
-    target_offset(entry) + TARGET_HEADER
-}
-
-fn target_offset(entry: &[u8]) -> usize {
-    get_u16(entry, TARGET_OFFSET_AT)
-}
-
-fn get_u16(bytes: &[u8], at: usize) -> usize {
-    u16::from_ne_bytes([bytes[at], bytes[at + 1]]).into()
-}
-
-fn put_u16(bytes: &mut [u8], at: usize, value: usize) {
-    bytes[at..at + 2].copy_from_slice(&(value as u16).to_ne_bytes());
-}
-
-fn until_nul(bytes: &[u8]) -> &[u8] {
-    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+/// A jump for these packets; `to` is the index of the chain's first rule.
+fn jump(when: &Match, to: usize) -> Entry {
+    let mut entry = Entry::verdict(0);
+    entry.jump = Some(to);
+    when.narrow(&mut entry);
+    entry
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 
 use proptest::prelude::*;
 
+use super::entry::{ERROR_TARGET, NEXT_OFFSET_AT, get_u16};
 use super::*;
 
 const NAT_HOOKS: u32 = 0b11011; // prerouting, input, output, postrouting
-const POSTROUTING: usize = 4;
+const POSTROUTING: usize = Hook::Postrouting as usize;
 const CHAIN: &str = "TERRARIUM-EGRESS";
 
 fn accept() -> Entry {
@@ -35,9 +36,23 @@ fn empty() -> Table {
     table(Default::default(), Vec::new())
 }
 
-fn ours() -> Vec<Entry> {
-    let (pods, cluster) = ("10.42.0.0/24".parse().unwrap(), "10.42.0.0/16".parse().unwrap());
-    [Protocol::Tcp, Protocol::Udp].map(|protocol| Entry::snat(protocol, pods, cluster, [10, 201, 0, 2].into())).to_vec()
+fn net(text: &str) -> ipnet::Ipv4Net {
+    text.parse().unwrap()
+}
+
+/// A chain with all kinds of rules, jumped to in all ways.
+fn ours(place: Place) -> Chain {
+    let rules = vec![
+        Match::protocol(Protocol::Tcp).from(net("10.42.0.0/24")).not_to(net("10.42.0.0/16")).then(Target::Return),
+        Match::protocol(Protocol::Udp).to_ports(53..=53).then(Target::Redirect(10_260)),
+        Match::all().not_from(net("10.42.0.0/24")).then(Target::Drop),
+    ];
+    let jumps = vec![
+        (Hook::Postrouting, Match::all()),
+        (Hook::Prerouting, Match::all()),
+        (Hook::Input, Match::protocol(Protocol::Tcp).to(net("10.43.0.10/32"))),
+    ];
+    Chain { name: CHAIN, jumps, place, rules }
 }
 
 /// What the kernel does with a table: counts, and hands it out again.
@@ -62,7 +77,8 @@ fn the_empty_table_has_the_layout_that_gvisor_tells() {
 
 #[test]
 fn a_snat_rule_is_what_iptables_would_write() {
-    let bytes = &ours()[1].bytes;
+    let rule = Match::protocol(Protocol::Udp).from(net("10.42.0.0/24")).not_to(net("10.42.0.0/16"));
+    let bytes = rule.then(Target::Snat([10, 201, 0, 2].into())).entry().bytes;
     assert_eq!(bytes.len(), 168); // 112 + xt_entry_target 32 + nf_nat_ipv4_multi_range_compat 20, aligned
     assert_eq!(bytes[0..16], [10, 42, 0, 0, 10, 42, 0, 0, 255, 255, 255, 0, 255, 255, 0, 0]);
     assert_eq!(bytes[80..84], [17, 0, 0, 0x10]); // udp, no flags, destination inverted
@@ -72,46 +88,96 @@ fn a_snat_rule_is_what_iptables_would_write() {
 }
 
 #[test]
+fn a_rule_with_ports_has_a_match_before_its_target() {
+    let rule = Match::protocol(Protocol::Tcp).not_from(net("10.42.0.5/32")).from_ports(1024..=2047).to_ports(80..=80);
+    let rule = rule.then(Target::Dnat([10, 42, 0, 5].into(), Some(8080)));
+    let bytes = rule.entry().bytes;
+    assert_eq!((bytes.len(), rule.size()), (240, 240));
+    assert_eq!(bytes[80..84], [6, 0, 0, 0x08]); // tcp, no flags, source inverted
+    assert_eq!(bytes[88..92], [160, 0, 240, 0]);
+    assert_eq!(bytes[112..118], [48, 0, b't', b'c', b'p', 0]);
+    assert_eq!(bytes[144..156], [0, 4, 255, 7, 80, 0, 80, 0, 0, 0, 0, 0]); // ports in the host's order
+    assert_eq!(bytes[160..167], [80, 0, b'D', b'N', b'A', b'T', 0]);
+    assert_eq!(bytes[191..200], [2, 3, 0, 0, 0, 10, 42, 0, 5]);
+    assert_eq!(bytes[212..216], [10, 42, 0, 5]);
+    assert_eq!(bytes[228..232], [0x1f, 0x90, 0x1f, 0x90]); // ports in the net's order
+    assert_eq!(
+        rule.to_string(),
+        "! -s 10.42.0.5/32 -p tcp -m tcp --sport 1024:2047 --dport 80 -j DNAT --to-destination 10.42.0.5:8080"
+    );
+}
+
+#[test]
 fn the_chain_is_known_again_and_nothing_else_is() {
-    let mut table = empty();
-    assert!(!table.has_chain(POSTROUTING, CHAIN, &ours()));
-    assert!(table.add_chain(POSTROUTING, CHAIN, ours()));
-    let table = through_the_kernel(&table);
-    assert!(table.has_chain(POSTROUTING, CHAIN, &ours()));
-    assert!(!table.has_chain(POSTROUTING, CHAIN, &ours()[..1]));
-    assert!(!table.has_chain(0, CHAIN, &ours()));
-    assert!(!table.has_chain(POSTROUTING, "TERRARIUM", &ours()));
+    for place in [Place::First, Place::Last] {
+        let mut table = empty();
+        let wanted = ours(place);
+        assert!(!table.has_chain(&wanted));
+        assert_eq!(table.set_chain(&wanted), Ok(true));
+        let mut table = through_the_kernel(&table);
+        assert!(table.has_chain(&wanted));
+        assert_eq!(table.set_chain(&wanted), Ok(false));
+        let differently = |change: fn(&mut Chain)| {
+            let mut other = wanted.clone();
+            change(&mut other);
+            other
+        };
+        assert!(!table.has_chain(&differently(|chain| chain.rules.clear())));
+        assert!(!table.has_chain(&differently(|chain| chain.jumps.truncate(2))));
+        assert!(!table.has_chain(&differently(|chain| chain.jumps[0].0 = Hook::Output)));
+        assert!(!table.has_chain(&differently(|chain| chain.jumps[2].1 = Match::all())));
+        assert!(!table.has_chain(&differently(|chain| chain.name = "TERRARIUM")));
+    }
+}
+
+#[test]
+fn a_chain_is_led_to_before_or_after_the_rules_of_others() {
+    let rule = Entry::with_target("MINE", &[]);
+    let others = table([vec![rule.clone()], vec![], vec![], vec![rule.clone(), rule]], vec![]);
+    for (place, first) in [(Place::First, true), (Place::Last, false)] {
+        let mut table = others.clone();
+        table.set_chain(&ours(place)).unwrap();
+        let body = table.chain(CHAIN).unwrap().start + 1;
+        for hook in [Hook::Prerouting, Hook::Postrouting] {
+            let (start, policy) = table.hooks[hook as usize].unwrap();
+            let at = if first { start } else { policy - 1 };
+            assert_eq!(table.entries[at].jump, Some(body));
+        }
+        assert_eq!(table.remove_chain(CHAIN), Ok(true));
+        assert_eq!(table, others);
+    }
 }
 
 #[test]
 fn a_rule_without_target_still_goes_on_at_the_next_one() {
     // iptables writes such a rule as a jump to the entry after it: here, the policy of POSTROUTING.
-    let mut table = table([vec![], vec![], vec![], vec![Entry::jump(4)]], vec![]);
+    let mut table = table([vec![], vec![], vec![], vec![jump(&Match::all(), 4)]], vec![]);
     let before = table.clone();
-    table.add_chain(POSTROUTING, CHAIN, ours());
+    let wanted = Chain { jumps: vec![(Hook::Postrouting, Match::all())], ..ours(Place::Last) };
+    table.set_chain(&wanted).unwrap();
     assert_eq!(table.entries[3].jump, Some(4), "to our jump");
     assert_eq!(table.hooks[POSTROUTING], Some((3, 5)));
     assert_eq!(table.entries[4].jump, Some(table.chain(CHAIN).unwrap().start + 1));
-    assert_eq!(table.remove_chain(POSTROUTING, CHAIN), Ok(true));
+    assert_eq!(table.remove_chain(CHAIN), Ok(true));
     assert_eq!(table, before);
 }
 
 #[test]
 fn a_chain_that_others_jump_to_is_not_removed() {
     let mut table = empty();
-    table.add_chain(POSTROUTING, CHAIN, ours());
+    table.set_chain(&ours(Place::First)).unwrap();
     let body = table.chain(CHAIN).unwrap().start + 1;
-    table.insert(0, Entry::jump(body + 1));
+    table.insert(0, jump(&Match::all(), body + 2)); // into its middle, once this one has moved it
     let before = table.clone();
-    assert_eq!(table.remove_chain(POSTROUTING, CHAIN), Err(TableError::StillUsed(0)));
+    assert_eq!(table.remove_chain(CHAIN), Err(TableError::StillUsed(0)));
     assert_eq!(table, before);
 }
 
 #[test]
-fn a_table_without_the_hook_stays_as_it_is() {
+fn a_table_without_the_hook_is_said_to_be() {
     let mut table = empty();
-    assert!(!table.add_chain(2, CHAIN, ours())); // nat has no forward hook
-    assert_eq!(table, empty());
+    table.hooks[POSTROUTING] = None;
+    assert_eq!(table.set_chain(&ours(Place::First)), Err(TableError::NoHook(Hook::Postrouting)));
 }
 
 #[test]
@@ -144,7 +210,7 @@ fn foreign_table() -> impl Strategy<Value = Table> {
             let from = from.index(table.len() - 1);
             let policy = table.hooks.iter().flatten().any(|hook| hook.1 == from);
             if !bodies.is_empty() && !policy && table.entries[from].target_name().ends_with(b"X") {
-                table.entries[from] = Entry::jump(bodies[to.index(bodies.len())]);
+                table.entries[from] = jump(&Match::all(), bodies[to.index(bodies.len())]);
             }
         }
         table
@@ -160,16 +226,20 @@ proptest! {
     }
 
     #[test]
-    fn others_rules_keep_their_bytes_and_their_places(table in foreign_table()) {
+    fn others_rules_keep_their_bytes_and_their_places(table in foreign_table(), first: bool) {
         let mut changed = through_the_kernel(&table);
         let before = changed.clone();
-        prop_assert!(changed.add_chain(POSTROUTING, CHAIN, ours()));
+        let wanted = ours(if first { Place::First } else { Place::Last });
+        prop_assert_eq!(changed.set_chain(&wanted), Ok(true));
         let mut changed = through_the_kernel(&changed);
-        prop_assert!(changed.has_chain(POSTROUTING, CHAIN, &ours()));
+        prop_assert!(changed.has_chain(&wanted));
         let chain = changed.chain(CHAIN).unwrap();
-        let jump = changed.hooks[POSTROUTING].unwrap().1 - 1;
-        prop_assert_eq!(changed.entries[jump].jump, Some(chain.start + 1));
-        prop_assert_eq!(changed.remove_chain(POSTROUTING, CHAIN), Ok(true));
+        let (start, policy) = changed.hooks[POSTROUTING].unwrap();
+        prop_assert_eq!(changed.entries[if first { start } else { policy - 1 }].jump, Some(chain.start + 1));
+        let other = Chain { rules: vec![], ..wanted };
+        prop_assert_eq!(changed.set_chain(&other), Ok(true));
+        prop_assert!(through_the_kernel(&changed).has_chain(&other));
+        prop_assert_eq!(changed.remove_chain(CHAIN), Ok(true));
         prop_assert_eq!(changed.encode(), before.encode());
     }
 
@@ -185,8 +255,8 @@ proptest! {
         let at = at.index(blob.len());
         blob[at] = byte;
         if let Ok(mut table) = Table::decode(&layout, &blob) {
-            table.add_chain(POSTROUTING, CHAIN, ours());
-            let _ = table.remove_chain(POSTROUTING, CHAIN);
+            let _ = table.set_chain(&ours(Place::First));
+            let _ = table.remove_chain(CHAIN);
             table.encode();
         }
     }

@@ -14,9 +14,11 @@ mod conf;
 pub mod egress;
 mod error;
 mod forwarding;
+pub mod host_ports;
 mod invocation;
 mod ipam;
 pub mod iptables;
+pub mod nat;
 pub mod netlink;
 mod netns;
 mod node;
@@ -34,7 +36,7 @@ pub use netlink::NetlinkError;
 pub use netns::NetnsError;
 pub use node::address as node_address;
 pub use result::{CniResult, Dns, Interface, IpConfig, RouteConfig};
-pub use teardown::{Teardown, teardown};
+pub use teardown::{CHAINS, Teardown, teardown};
 
 use invocation::Invocation;
 

@@ -18,6 +18,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
 
 /// Room for one datagram: Linux sends dumps in pieces of 32 KiB at most.
 const DATAGRAM: usize = 64 * 1024;
@@ -78,21 +79,23 @@ impl Netlink {
     /// All links.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let answers = self.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let link = |answer| match answer {
-            RouteNetlinkMessage::NewLink(message) => Some(link_of(message)),
-            _ => None,
-        };
-        Ok(answers.into_iter().filter_map(link).collect())
+        Ok(answers.into_iter().filter_map(link_in).collect())
     }
 
-    /// The link of that name.
+    /// The link of that name. It is asked for by its name: a dump of all links takes longer with every Pod.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        Ok(self.links()?.into_iter().find(|link| link.name == name))
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::IfName(name.into()));
+        match self.exchange(RouteNetlinkMessage::GetLink(request), NLM_F_ACK) {
+            Ok(answers) => Ok(answers.into_iter().find_map(link_in)),
+            Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+            Err(source) => Err(NetlinkError { action: format!("look for link {name}"), source }),
+        }
     }
 
     /// The link of that name, which must exist.
     pub fn expect_link(&mut self, name: &str) -> Result<Link, NetlinkError> {
-        let missing = || NetlinkError { action: format!("find link {name}"), source: nix::errno::Errno::ENODEV.into() };
+        let missing = || NetlinkError { action: format!("find link {name}"), source: Errno::ENODEV.into() };
         self.link(name)?.ok_or_else(missing)
     }
 
@@ -153,14 +156,16 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(address).collect())
     }
 
-    /// Gives a link an address of its own, with no network behind it (/32).
-    pub fn add_address(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+    /// Gives a link an address, by itself (/32) or with its network.
+    pub fn add_address(&mut self, link: u32, address: impl Into<Ipv4Net>) -> Result<(), NetlinkError> {
+        let address = address.into();
         let message = RouteNetlinkMessage::NewAddress(own_address(link, address));
         self.create(format!("add address {address} to link {link}"), message)
     }
 
     /// Takes such an address away again.
-    pub fn delete_address(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub fn delete_address(&mut self, link: u32, address: impl Into<Ipv4Net>) -> Result<(), NetlinkError> {
+        let address = address.into();
         let message = RouteNetlinkMessage::DelAddress(own_address(link, address));
         self.request(format!("delete address {address} of link {link}"), message, NLM_F_ACK)?;
         Ok(())
@@ -276,13 +281,13 @@ impl Netlink {
     }
 }
 
-fn own_address(link: u32, address: Ipv4Addr) -> AddressMessage {
+fn own_address(link: u32, address: Ipv4Net) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = 32;
+    message.header.prefix_len = address.prefix_len();
     message.header.index = link;
-    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
-    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
+    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.addr())));
+    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address.addr())));
     message
 }
 
@@ -290,6 +295,13 @@ fn link_message(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
+}
+
+fn link_in(answer: RouteNetlinkMessage) -> Option<Link> {
+    match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(link_of(message)),
+        _ => None,
+    }
 }
 
 fn link_of(message: LinkMessage) -> Link {

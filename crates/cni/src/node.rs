@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
+use nix::net::if_::InterfaceFlags;
+
 /// An address of the network namespace that the caller is in: the one that the default route sends from, else the first
 /// that is not loopback's.
 pub fn address() -> Option<Ipv4Addr> {
@@ -23,6 +25,11 @@ pub(crate) fn from_default_route() -> io::Result<Ipv4Addr> {
 
 fn from_interfaces() -> Option<Ipv4Addr> {
     nix::ifaddrs::getifaddrs().ok()?.find_map(|interface| {
+        // On loopback only a single address is a node's: a network there is what the Service proxy listens on.
+        let is_network = interface.netmask?.as_sockaddr_in()?.ip() != Ipv4Addr::BROADCAST;
+        if interface.flags.contains(InterfaceFlags::IFF_LOOPBACK) && is_network {
+            return None;
+        }
         match IpAddr::from(interface.address?.as_sockaddr_in()?.ip()) {
             IpAddr::V4(address) => usable(address),
             IpAddr::V6(_) => None,

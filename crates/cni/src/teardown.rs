@@ -3,6 +3,10 @@
 use crate::commands::delete_host_links;
 use crate::egress::{self, EgressError};
 use crate::error::Error;
+use crate::nat::Nat;
+
+/// All chains of ours in the nat table, whoever made them: the plugin, or the node's Service proxy.
+pub const CHAINS: [&str; 4] = [egress::CHAIN, "TERRARIUM-SERVICES", "TERRARIUM-POLICY-OUT", "TERRARIUM-POLICY-IN"];
 
 /// What [`teardown`] did, and what it could not do.
 #[derive(Debug, Default)]
@@ -20,10 +24,10 @@ pub struct Teardown {
 /// the IPAM plugin, which are files in its `dataDir`.
 pub fn teardown() -> Teardown {
     let (links_deleted, mut errors) = delete_host_links(|_| true);
-    let rules_removed = egress::remove().unwrap_or_else(|error| {
-        // Where the table cannot be reached, no rule of ours can be in it.
-        if !matches!(error, EgressError::NoRawSocket(_) | EgressError::NoIpTables(_)) {
-            errors.push(error.into());
+    let removed = Nat::open().and_then(|nat| nat.remove_chains(&CHAINS));
+    let rules_removed = removed.unwrap_or_else(|error| {
+        if !error.out_of_reach() {
+            errors.push(EgressError::Nat(error).into());
         }
         false
     });

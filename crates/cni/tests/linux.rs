@@ -94,6 +94,7 @@ impl Node {
             ip_masq: true,
             ip_forward: true,
             ipam_data_dir: folder.path().join("ipam"),
+            host_ports: folder.path().join("hostports"),
         };
         let list = network_config(&settings);
         let mut conf = list["plugins"][0].clone();

@@ -15,9 +15,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The nat table cannot be reached, though it is to be used.
+    #[error("cannot lead Services' connections here")]
+    Nat(#[source] terrarium_cni::nat::NatError),
     /// The API cannot be asked at all: address, CA or certificate cannot be read.
     #[error("cannot ask the API")]
     Api(#[from] Box<kube::Error>),
+    /// Two metrics have the same name.
+    #[error("cannot count")]
+    Metrics(#[from] prometheus::Error),
 }
 
 impl Error {

@@ -20,12 +20,16 @@
 pub mod config;
 pub mod control;
 mod error;
+pub mod metrics;
 pub mod notice;
 pub mod policy;
 pub mod relay;
 pub mod rules;
 pub mod table;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::rc::Rc;
 
 pub use config::Config;
@@ -43,10 +47,15 @@ pub struct Shared {
     pub table: Rc<table::Table>,
     /// Who may talk to whom.
     pub policy: Rc<policy::Policy>,
+    /// What is counted.
+    pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
-    /// What the relay has at hand.
-    pub relayed: Rc<relay::Gauges>,
+}
+
+/// Nobody else looks into it: its sockets take orders.
+fn make_runtime_dir(path: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("make", path.display().to_string()))
 }
 
 /// Runs the proxy until SIGTERM or SIGINT.
@@ -54,6 +63,7 @@ pub struct Shared {
 /// # Errors
 /// It cannot listen, or the API's address or this client's certificate cannot be read.
 pub fn run(config: Config) -> Result<(), Error> {
+    make_runtime_dir(&config.runtime_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -66,8 +76,8 @@ pub fn run(config: Config) -> Result<(), Error> {
             config: Rc::new(config),
             table: Rc::default(),
             policy: Rc::default(),
+            counters: Rc::default(),
             notices,
-            relayed: Rc::default(),
         };
         tokio::select! {
             _ = terminated.recv() => Ok(()),

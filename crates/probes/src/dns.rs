@@ -10,13 +10,15 @@ const HEADER: usize = 12;
 
 /// What resolv.conf says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Resolver {
-    servers: Vec<IpAddr>,
+pub struct Resolver {
+    /// The name servers; none where none is named, which means the machine itself.
+    pub servers: Vec<IpAddr>,
     search: Vec<String>,
 }
 
 impl Resolver {
-    /// Understands a resolv.conf; the machine itself is the server where none is named.
+    /// Understands a resolv.conf.
+    #[must_use]
     pub fn read(conf: &str) -> Self {
         let (mut servers, mut search) = (Vec::new(), Vec::new());
         for line in conf.lines() {
@@ -27,22 +29,19 @@ impl Resolver {
                 _ => {}
             }
         }
-        if servers.is_empty() {
-            servers.push(Ipv4Addr::LOCALHOST.into());
-        }
         Self { servers, search }
     }
 
     /// Whether the name, or it within a search domain, has an IPv4 address.
-    pub fn knows(&self, name: &str) -> bool {
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        let own = [Ipv4Addr::LOCALHOST.into()];
+        let servers = if self.servers.is_empty() { &own[..] } else { &self.servers };
         let deadline = Instant::now() + LIMIT;
         let mut names: Vec<String> = self.search.iter().map(|domain| format!("{name}.{domain}")).collect();
         names.push(name.to_owned());
         names.iter().enumerate().any(|(id, name)| {
             let Some(question) = question(id as u16, name) else { return false };
-            self.servers
-                .iter()
-                .any(|server| ask(*server, &question, deadline).is_some_and(|answer| has_address(&answer)))
+            servers.iter().any(|server| ask(*server, &question, deadline).is_some_and(|answer| has_address(&answer)))
         })
     }
 }
@@ -103,7 +102,7 @@ mod tests {
             search: vec!["a.example".to_owned(), "b.example".to_owned()],
         };
         assert_eq!(Resolver::read(conf), expected);
-        assert_eq!(Resolver::read("").servers, [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        assert!(Resolver::read("").servers.is_empty());
     }
 
     #[test]

@@ -36,6 +36,7 @@ use std::process::ExitCode;
 
 use terrarium_gaps::{Place, Report};
 
+pub use dns::Resolver;
 pub use guard::Error;
 use helper::Part;
 

@@ -13,7 +13,8 @@ use ipnet::Ipv4Net;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
-use terrarium_cni::egress::{Egress, EgressError, TABLE_LOCK};
+use terrarium_cni::egress::{Egress, EgressError};
+use terrarium_cni::nat::{NatError, TABLE_LOCK};
 use terrarium_cni::netlink::{Link, Netlink, NetlinkError, Route};
 use terrarium_gaps::{Network, Tried};
 
@@ -137,9 +138,9 @@ fn legacy_nat() -> Result<(), Failure> {
     let range = |prefix| Ipv4Net::new(NODE, prefix).map_err(|error| Failure::new(error.to_string()));
     let egress = Egress { pod_cidrs: vec![range(24)?], cluster_cidr: range(16)?, node_ip: NODE };
     egress.install_unlocked().or_else(|error| match error {
-        EgressError::NoRawSocket(source) => Err(source).doing("open a raw socket"),
-        EgressError::NoIpTables(source) => Err(source).doing("read the nat table"),
-        EgressError::Replace { source, .. } => Err(source).doing("replace the nat table"),
+        EgressError::Nat(NatError::NoRawSocket(source)) => Err(source).doing("open a raw socket"),
+        EgressError::Nat(NatError::NoIpTables(source)) => Err(source).doing("read the nat table"),
+        EgressError::Nat(NatError::Replace { source, .. }) => Err(source).doing("replace the nat table"),
         other => Err(Failure::new(other.to_string())),
     })
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use nix::mount::{MntFlags, MsFlags};
 use serde::{Deserialize, Serialize};
 use terrarium_cni::netlink::Netlink;
@@ -54,10 +54,10 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<String>,
     },
-    /// Gives the loopback device an address, and brings it up.
+    /// Gives the loopback device an address, and brings it up. All of its network is the node's own then.
     Address {
-        /// The address.
-        address: Ipv4Addr,
+        /// The address and its network.
+        address: Ipv4Net,
     },
     /// Mounts a file system.
     Mount {
@@ -103,6 +103,8 @@ pub enum Setting {
         ip_forward: bool,
         /// Let Pods out by SNAT.
         ip_masq: bool,
+        /// Lead connections to the Service proxy by rules of the nat table.
+        redirect: bool,
     },
     /// A flag of kube-apiserver.
     ApiServer {
@@ -181,7 +183,7 @@ impl Action {
             Self::Address { address } => {
                 let (mut netlink, loopback) = loopback()?;
                 netlink.set_up(loopback).map_err(io::Error::other)?;
-                if netlink.addresses(loopback).map_err(io::Error::other)?.contains(address) {
+                if netlink.addresses(loopback).map_err(io::Error::other)?.contains(&address.addr()) {
                     return Ok(());
                 }
                 netlink.add_address(loopback, *address).map_err(io::Error::other)
@@ -227,7 +229,7 @@ impl Action {
             Self::Sysctl { path, before, .. } => before.as_ref().map_or(Ok(()), |before| fs::write(path, before)),
             Self::Address { address } => {
                 let (mut netlink, loopback) = loopback()?;
-                if !netlink.addresses(loopback).map_err(io::Error::other)?.contains(address) {
+                if !netlink.addresses(loopback).map_err(io::Error::other)?.contains(&address.addr()) {
                     return Ok(());
                 }
                 netlink.delete_address(loopback, *address).map_err(io::Error::other)
@@ -300,8 +302,8 @@ impl fmt::Display for Setting {
             Self::Kubelet { field, value } => write!(f, "kubelet {field}={value}"),
             Self::Containerd { field, value } => write!(f, "containerd {field}={value}"),
             Self::ApiServer { flag, value } => write!(f, "kube-apiserver {flag}={value}"),
-            Self::PodNetwork { ip_forward, ip_masq } => {
-                write!(f, "the Pods' network ip_forward={ip_forward} ip_masq={ip_masq}")
+            Self::PodNetwork { ip_forward, ip_masq, redirect } => {
+                write!(f, "the Pods' network ip_forward={ip_forward} ip_masq={ip_masq} redirect={redirect}")
             }
         }
     }

@@ -7,9 +7,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::json;
-use terrarium_cni::egress::TABLE_LOCK;
+use terrarium_cni::nat::TABLE_LOCK;
 use terrarium_gaps::{Cgroups, GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
 use crate::{Action, Choice, Input, Isolation, Preparation, Purpose, Remedy, Setting};
@@ -363,8 +364,13 @@ impl Remedy for NoUnprivilegedSysctls {
 /// The address of a node that has no other: beside the ranges of Pods and Services, seen in its network namespace only.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 41, 0, 1);
 
-/// What our CNI plugin changes for the whole sandbox: routing between Pods, and the lock of the legacy tables, which is
-/// iptables' own and stays behind. Done ahead of it, so that it is undone with the rest.
+/// The addresses of Services, and the first of them, which the API server takes for its own Service. On the loopback
+/// device they are the node's, so that the Service proxy can listen on each.
+pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 1), 16);
+
+/// What the Pods' network changes for the whole sandbox: routing between Pods, the addresses of Services, and the lock of
+/// the legacy tables, which is iptables' own and stays behind. Done ahead of the CNI plugin and the Service proxy, so that
+/// it is undone with the rest.
 struct PodNetwork;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -375,7 +381,7 @@ impl Remedy for PodNetwork {
     }
 
     fn does(&self) -> String {
-        "routing between Pods, and SNAT for their way out".to_owned()
+        "routing between Pods, SNAT for their way out, and the addresses of Services".to_owned()
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
@@ -388,10 +394,12 @@ impl Remedy for PodNetwork {
         if !network.table_lock {
             actions.push(Action::CreateFile { path: TABLE_LOCK.into(), content: String::new() });
         }
+        actions.push(Action::Address { address: SERVICE_RANGE });
         // A network namespace of the cluster's own has no way out that rules could open.
         let has_way_out = !matches!(input.isolation, Isolation::User { .. });
-        let ip_masq = has_way_out && network.legacy_nat.works();
-        actions.push(Action::Configure(Setting::PodNetwork { ip_forward: can_forward, ip_masq }));
+        let redirect = network.legacy_nat.works();
+        let ip_masq = has_way_out && redirect;
+        actions.push(Action::Configure(Setting::PodNetwork { ip_forward: can_forward, ip_masq, redirect }));
         Ok(actions)
     }
 }
@@ -462,7 +470,7 @@ fn accept_cgroup_v1() -> Vec<Action> {
 }
 
 fn loopback_address() -> Vec<Action> {
-    vec![Action::Address { address: NODE_ADDRESS }]
+    vec![Action::Address { address: NODE_ADDRESS.into() }]
 }
 
 /// The API server reaches the kubelet by the node's address: nothing resolves the node's name.

@@ -162,6 +162,7 @@ fn append(file: &mut File, line: &impl Serialize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -183,7 +184,8 @@ mod tests {
                 before
             }),
             path().prop_map(|path| Action::Cgroup { path }),
-            any::<u32>().prop_map(|address| Action::Address { address: address.into() }),
+            (any::<u32>(), 0..=32u8)
+                .prop_map(|(address, prefix)| Action::Address { address: Ipv4Net::new_assert(address.into(), prefix) }),
             (text(), path(), text()).prop_map(|(fstype, target, options)| Action::Mount { fstype, target, options }),
             (path(), path()).prop_map(|(source, target)| Action::Bind { source, target }),
             (text(), any::<i64>(), text()).prop_map(|(field, number, text)| {
@@ -191,8 +193,9 @@ mod tests {
             }),
             (text(), any::<bool>()).prop_map(|(field, value)| Action::Configure(Setting::Containerd { field, value })),
             (text(), text()).prop_map(|(flag, value)| Action::Configure(Setting::ApiServer { flag, value })),
-            (any::<bool>(), any::<bool>())
-                .prop_map(|(ip_forward, ip_masq)| { Action::Configure(Setting::PodNetwork { ip_forward, ip_masq }) }),
+            any::<[bool; 3]>().prop_map(|[ip_forward, ip_masq, redirect]| {
+                Action::Configure(Setting::PodNetwork { ip_forward, ip_masq, redirect })
+            }),
         ]
     }
 

@@ -121,7 +121,7 @@ fn reverting_what_was_never_done_is_fine() {
         Action::CreateDir { path: directory.path().join("no/directory") },
         Action::CreateFile { path: directory.path().join("no-file"), content: String::new() },
         Action::Cgroup { path: directory.path().join("no-cgroup") },
-        Action::Address { address: [10, 41, 0, 99].into() },
+        Action::Address { address: "10.41.0.99/32".parse().unwrap() },
         Action::Bind { source: "/dev/null".into(), target: directory.path().join("no-mount") },
     ] {
         revert(directory.path(), &action);

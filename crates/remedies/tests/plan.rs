@@ -174,7 +174,10 @@ fn entries_that_directories_refuse_go_to_overlays_of_a_user_namespace() {
         .map(Action::to_string)
         .collect();
     assert_eq!(overlays, ["mount overlay on /var/lib"]);
-    assert!(plan.settings().any(|setting| *setting == Setting::PodNetwork { ip_forward: false, ip_masq: false }));
+    assert!(
+        plan.settings()
+            .any(|setting| *setting == Setting::PodNetwork { ip_forward: false, ip_masq: false, redirect: true })
+    );
     assert!(plan.step(GapId::NodeAddress).is_some());
 }
 

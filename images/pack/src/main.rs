@@ -31,16 +31,19 @@ struct Arguments {
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// A file to put into the image; its mode is octal, 755 where not said
-    #[arg(long, value_name = "SRC:DST[:MODE]", required = true)]
+    #[arg(long, value_name = "SRC:DST[:MODE]", required_unless_present = "tar")]
     file: Vec<AddedFile>,
+    /// A tar whose files, directories and symbolic links go into the image
+    #[arg(long, value_name = "FILE")]
+    tar: Vec<PathBuf>,
     /// The archive to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
 }
 
 fn main() -> Result<()> {
-    let Arguments { name, entrypoint, cmd, user, env, file, output } = Arguments::parse();
-    let layer = layer::build(&file)?;
+    let Arguments { name, entrypoint, cmd, user, env, file, tar, output } = Arguments::parse();
+    let layer = layer::build(&file, &tar)?;
     let archive = archive::build(&Image { name, entrypoint, cmd, user, env }, layer)?;
     std::fs::write(&output, archive).with_context(|| format!("cannot write {}", output.display()))
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use terrarium_cluster::{Layout, look_and_plan};
+use terrarium_cluster::{Layout, Leg, check_network, look_and_plan};
 use terrarium_gaps::{Blocks, Finding, GapId, Report};
 use terrarium_remedies::{Plan, Purpose};
 
@@ -14,11 +14,15 @@ use super::{Output, Remedies, print};
 /// Look at this sandbox: what it lacks for Kubernetes, and what `up` would do about it
 ///
 /// Tries what the sandbox does in processes and namespaces that are thrown away; nothing is changed, and no rights are
-/// needed. Exit status 1 means that Pods cannot run here.
+/// needed. Exit status 1 means that Pods cannot run here, or with --network that the cluster's network breaks somewhere.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     remedies: Remedies,
+
+    /// Try the network of the cluster that runs, leg by leg, with Pods that are made for it and removed again
+    #[arg(long, conflicts_with = "remedies")]
+    network: bool,
 
     /// The form of the output
     #[arg(short, long, value_enum, default_value_t)]
@@ -26,6 +30,9 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    if args.network {
+        return network(layout, args.output);
+    }
     let (report, plan) = look_and_plan(layout, &args.remedies.options(), layout.runtime())?;
     let findings = report.findings();
     match args.output {
@@ -39,6 +46,25 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     bail!("Pods cannot run in this sandbox: {}", obstacles(&plan))
+}
+
+/// The legs of the network, and where it breaks.
+fn network(layout: &Layout, output: Output) -> Result<ExitCode> {
+    if matches!(output, Output::Text) {
+        eprintln!("trying the network with Pods of its own; this takes a few seconds");
+    }
+    let legs = check_network(layout)?;
+    match output {
+        Output::Json => print(&serde_json::to_string_pretty(&legs)?)?,
+        Output::Text => {
+            let line = |leg: &Leg| format!("{} {:<30}{}\n", if leg.works { '✓' } else { '✗' }, leg.name, leg.found);
+            print(&legs.iter().map(line).collect::<String>())?;
+        }
+    }
+    match legs.iter().find(|leg| !leg.works) {
+        None => Ok(ExitCode::SUCCESS),
+        Some(broken) => bail!("the network breaks at {}: {}\nlook at {}", broken.name, broken.found, broken.hint),
+    }
 }
 
 /// What keeps Pods from running, and what the user could do. Without rights everything else fails in their wake.

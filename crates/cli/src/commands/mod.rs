@@ -9,6 +9,7 @@ mod image;
 mod kubectl;
 mod logs;
 mod map_ids;
+mod netd;
 mod probe;
 mod run_component;
 mod status;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use terrarium_cluster::{
-    CLASSES, Layout, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved, revive,
+    Addon, CLASSES, Layout, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved, revive,
     running_data_dir,
 };
 use terrarium_remedies::Decision;
@@ -78,6 +79,7 @@ enum Part {
     Guard(guard::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
+    Netd(netd::Args),
     Probe(probe::Args),
     #[command(name = RUN_COMPONENT)]
     RunComponent(run_component::Args),
@@ -95,7 +97,7 @@ struct Remedies {
 impl Remedies {
     /// For a node with these.
     fn options(&self) -> Options {
-        Options { remedies: self.remedies.iter().copied().collect(), control_plane_only: false }
+        Options { remedies: self.remedies.iter().copied().collect(), ..Options::default() }
     }
 }
 
@@ -108,11 +110,31 @@ struct Decisions {
     /// Run no node: the API with its controllers and its store, for Helm, CRDs, RBAC, dry runs. Needs no rights
     #[arg(long)]
     control_plane_only: bool,
+
+    /// Give the cluster what not every one needs. May be given more than once, or as a list with commas
+    #[arg(long, value_name = "ADDON", value_enum, value_delimiter = ',', conflicts_with = "control_plane_only")]
+    enable: Vec<Enable>,
+}
+
+/// What can be enabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Enable {
+    /// Ingress by Traefik, on ports 80 and 443 of the node
+    Ingress,
+}
+
+impl From<Enable> for Addon {
+    fn from(enable: Enable) -> Self {
+        match enable {
+            Enable::Ingress => Self::Ingress,
+        }
+    }
 }
 
 impl Decisions {
     fn options(&self) -> Options {
-        Options { control_plane_only: self.control_plane_only, ..self.remedies.options() }
+        let addons = self.enable.iter().copied().map(Addon::from).collect();
+        Options { control_plane_only: self.control_plane_only, addons, ..self.remedies.options() }
     }
 }
 
@@ -129,6 +151,7 @@ impl Internal {
         match self.part {
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),
+            Part::Netd(args) => netd::run(&args),
             Part::Probe(args) => probe::run(&layout, &args),
             Part::RunComponent(args) => run_component::run(&layout, &args),
             Part::Supervise(args) => supervise::run(&layout, &args),

@@ -10,11 +10,12 @@ use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::Input;
+use super::{Input, delete_link};
 use crate::attachment::Attachment;
 use crate::conf::NetConf;
 use crate::error::Error;
 use crate::forwarding;
+use crate::host_ports::{self, HostPort, Request};
 use crate::invocation::AddressedTo;
 use crate::ipam::IpamError;
 use crate::netlink::{Link, Netlink, NetlinkError, Route};
@@ -33,6 +34,14 @@ pub(crate) fn add(input: &Input<'_>, to: &AddressedTo, netns: &Path) -> Result<C
     if input.conf.prev_result.is_some() {
         return Err(Error::Config("`prevResult` is given, but this plugin creates the interface: put it first".into()));
     }
+    let runtime_config = &input.conf.runtime_config;
+    if runtime_config.bandwidth.is_some() {
+        return Err(Error::Unsupported(
+            "the annotations kubernetes.io/ingress-bandwidth and kubernetes.io/egress-bandwidth cannot be honoured: \
+             gVisor does not shape traffic; remove them from the Pod",
+        ));
+    }
+    let ports = host_ports::requested(&runtime_config.port_mappings)?;
     let netns_path = netns;
     let netns = Netns::open(netns)?;
     if netns.is_current() {
@@ -49,6 +58,7 @@ pub(crate) fn add(input: &Input<'_>, to: &AddressedTo, netns: &Path) -> Result<C
         let given = given?;
         let addresses = addresses_of(&given)?;
         let links = attach(&to.attachment, addresses, &netns, input.conf.mtu)?;
+        lease_host_ports(&input.conf, to, addresses.pod, ports).map_err(|cause| undo_link(&to.attachment, cause))?;
         Ok(result(&input.conf, addresses, links, netns_path, given.dns))
     };
     attach().map_err(|cause: Error| match ipam.command("DEL") {
@@ -96,13 +106,21 @@ fn attach(attachment: &Attachment, addresses: Addresses, netns: &Netns, mtu: u32
         let pod = netns.run(|| configure_pod(&peer, &attachment.if_name, addresses, mtu))??;
         Ok((node.expect_link(&name)?, pod))
     };
-    configure().map_err(|cause: Error| {
-        let undo = node.link(&name).and_then(|link| link.map_or(Ok(()), |link| node.delete_link(link.index)));
-        match undo {
-            Ok(()) => cause,
-            Err(undo) => with_undo(cause, undo.into()),
-        }
-    })
+    configure().map_err(|cause| undo_link(attachment, cause))
+}
+
+/// Deletes the link of an ADD that failed for this cause.
+fn undo_link(attachment: &Attachment, cause: Error) -> Error {
+    match delete_link(&attachment.host_link()) {
+        Ok(()) => cause,
+        Err(undo) => with_undo(cause, undo),
+    }
+}
+
+/// Has the node's proxy carry the ports. The last step: what is leased has a link, by which the proxy tells what is stale.
+fn lease_host_ports(conf: &NetConf, to: &AddressedTo, address: Ipv4Addr, ports: Vec<HostPort>) -> Result<(), Error> {
+    let (Some(leases), false) = (&conf.host_ports, ports.is_empty()) else { return Ok(()) };
+    Ok(host_ports::ask(leases, &Request::Add(host_ports::lease(to, address, ports)))?)
 }
 
 /// The Pod's side, from inside its namespace.

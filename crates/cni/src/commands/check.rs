@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::Input;
 use crate::error::Error;
+use crate::host_ports::{self, Request};
 use crate::invocation::AddressedTo;
 use crate::netlink::{Link, Netlink, Route};
 use crate::netns::Netns;
@@ -22,6 +23,10 @@ pub(crate) fn check(input: &Input<'_>, to: &AddressedTo, netns: &Path) -> Result
     input.ipam(&to.path).command("CHECK")?;
     check_node(&to.attachment.host_link(), &expected)?;
     Netns::open(netns)?.run(|| check_pod(&to.attachment.if_name, &expected))??;
+    let ports = host_ports::requested(&input.conf.runtime_config.port_mappings)?;
+    if let (Some(leases), [pod], false) = (&input.conf.host_ports, expected.pods.as_slice(), ports.is_empty()) {
+        host_ports::ask(leases, &Request::Check(host_ports::lease(to, *pod, ports)))?;
+    }
     match input.conf.egress()? {
         Some(egress) if !egress.is_installed()? => Err(Error::Check("the nat rules for egress are missing".into())),
         _ => Ok(()),

@@ -8,7 +8,7 @@ mod status;
 
 pub(crate) use add::add;
 pub(crate) use check::check;
-pub(crate) use del::del;
+pub(crate) use del::{del, delete_link};
 pub(crate) use gc::{delete_host_links, gc};
 pub(crate) use status::status;
 

@@ -1,0 +1,23 @@
+//! `terrarium netd`: the Service proxy.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use terrarium_netd::Config;
+
+/// Carry connections to Services to their endpoints, until told to end
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration, a JSON file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let read = || format!("read the configuration {}", args.config.display());
+    let config: Config = serde_json::from_slice(&std::fs::read(&args.config).with_context(read)?).with_context(read)?;
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    terrarium_netd::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}

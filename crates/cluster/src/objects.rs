@@ -1,0 +1,104 @@
+//! The objects in the API that are terrarium's own: a component's rights, and what clients find it by. Each is written
+//! whole at every start, by server-side apply: so a new version changes what an old one left in the store.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::runner::Shared;
+
+/// Whose the fields are.
+const MANAGER: &str = "terrarium";
+
+/// How long to wait before an object is tried again.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long it is tried. The API server makes its namespaces in the first second.
+const LIMIT: Duration = Duration::from_secs(30);
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// A role of the whole cluster with these rules, and its binding to one user of the same name.
+pub(crate) fn role_of_user(user: &str, rules: Value) -> [Value; 2] {
+    let role = json!({
+        "apiVersion": format!("{RBAC}/v1"),
+        "kind": "ClusterRole",
+        "metadata": {"name": user},
+        "rules": rules,
+    });
+    [role, binding(user, user, user)]
+}
+
+/// A binding of a role of the whole cluster to a user.
+pub(crate) fn binding(name: &str, role: &str, user: &str) -> Value {
+    json!({
+        "apiVersion": format!("{RBAC}/v1"),
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": RBAC, "kind": "User", "name": user}],
+    })
+}
+
+/// Makes sure of the objects, one after the other. One that the API refuses is told, and left as it is: a user may have
+/// put something else in its place.
+pub(crate) async fn ensure(shared: &Shared, objects: &[Value]) {
+    for object in objects {
+        let start = Instant::now();
+        loop {
+            let error = match apply(&shared.client(), object).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            if is_final(&error) || start.elapsed() >= LIMIT {
+                let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
+                shared.warn(format!("{kind} {name} of the cluster's own is not as it should be: {error}"));
+                break;
+            }
+            sleep(INTERVAL).await;
+        }
+    }
+}
+
+/// Whether the same request would be refused again. A namespace that is not there yet is about to be.
+fn is_final(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => StatusCode::from_u16(status.code).is_ok_and(|code| {
+            code.is_client_error() && ![StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS].contains(&code)
+        }),
+        _ => false,
+    }
+}
+
+async fn apply(client: &Client, object: &Value) -> Result<(), kube::Error> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let types = TypeMeta { api_version: text(&object["apiVersion"]), kind: text(&object["kind"]) };
+    let kind = GroupVersionKind::try_from(&types).expect("an object of ours names its version and kind");
+    let resource = ApiResource::from_gvk(&kind);
+    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let name = text(&object["metadata"]["name"]);
+    api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_what_would_be_refused_again_is_given_up() {
+        let refused = |code| kube::Error::Api(Status::failure("no", "No").with_code(code).boxed());
+        assert!(is_final(&refused(422)) && is_final(&refused(403)));
+        assert!(!is_final(&refused(404)) && !is_final(&refused(429)) && !is_final(&refused(503)));
+        assert!(!is_final(&kube::Error::LinesCodecMaxLineLengthExceeded));
+    }
+}

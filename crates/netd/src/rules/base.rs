@@ -1,0 +1,64 @@
+//! The rules that lead Services' connections to the relay, whatever Services there are.
+
+use ipnet::Ipv4Net;
+use terrarium_cni::iptables::{Match, Protocol, Rule, Target};
+
+use crate::config::Config;
+use crate::relay;
+
+/// What stands before everything else: the name server answers by itself.
+pub fn before(config: &Config) -> Vec<Rule> {
+    vec![Match::protocol(Protocol::Tcp).to(config.dns).then(Target::Return)]
+}
+
+/// What is left when no other rule took a connection: it goes to the relay, or to an address where the node hears it.
+pub fn after(config: &Config) -> Vec<Rule> {
+    let tcp = || Match::protocol(Protocol::Tcp);
+    let relay = Target::Redirect(relay::PORT);
+    let mut rules = vec![tcp().to(config.services).then(relay)];
+    if config.routed {
+        // What Pods send to the node's own address gets no answer in gVisor, unless it comes by their gateway.
+        let to_node = |protocol| Match::protocol(protocol).from(config.pods).to(config.node_address);
+        if config.node_address != config.gateway {
+            let to_gateway = Target::Dnat(config.gateway, None);
+            rules.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| to_node(protocol).then(to_gateway)));
+        }
+    } else {
+        rules.push(tcp().from(config.pods).not_to(Ipv4Net::from(config.gateway)).then(relay));
+    }
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::tests::config;
+
+    fn text(rules: Vec<Rule>) -> Vec<String> {
+        rules.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn services_go_to_the_relay_and_the_name_server_is_left_alone() {
+        assert_eq!(text(before(&config())), ["-d 10.43.0.10/32 -p tcp -j RETURN"]);
+        assert_eq!(
+            text(after(&config())),
+            [
+                "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10260",
+                "-s 10.42.0.0/24 -d 10.201.0.2/32 -p tcp -j DNAT --to-destination 10.42.0.1",
+                "-s 10.42.0.0/24 -d 10.201.0.2/32 -p udp -j DNAT --to-destination 10.42.0.1",
+            ]
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_routed_all_that_pods_send_goes_to_the_relay() {
+        assert_eq!(
+            text(after(&Config { routed: false, ..config() })),
+            [
+                "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10260",
+                "-s 10.42.0.0/24 ! -d 10.42.0.1/32 -p tcp -j REDIRECT --to-ports 10260",
+            ]
+        );
+    }
+}
