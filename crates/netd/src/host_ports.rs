@@ -24,7 +24,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::relay::addresses_of;
 use crate::table::{Frontend, Otherwise, Owner, Protocol, Route, Way};
-use crate::{Config, Error, Shared};
+use crate::{Error, Shared};
 
 /// The longest request, in bytes: a Pod with hundreds of ports, or the links of thousands of Pods.
 const LONGEST: u64 = 256 * 1024;
@@ -311,7 +311,6 @@ mod tests {
             policy: Rc::default(),
             counters: Rc::default(),
             notices,
-            relayed: Rc::default(),
         }
     }
 

@@ -55,8 +55,6 @@ pub struct Shared {
     pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
-    /// What the relay has at hand.
-    pub relayed: Rc<relay::Gauges>,
 }
 
 /// Nobody else looks into it: its sockets take orders.
@@ -85,7 +83,6 @@ pub fn run(config: Config) -> Result<(), Error> {
             policy: Rc::default(),
             counters: Rc::default(),
             notices,
-            relayed: Rc::default(),
         };
         tokio::select! {
             _ = terminated.recv() => Ok(()),

@@ -19,6 +19,10 @@ pub struct Counters {
     pub open_connections: Cell<u64>,
     /// Flows of UDP that are being carried.
     pub open_flows: Cell<u64>,
+    /// Sockets that listen for frontends.
+    pub listeners: Cell<u64>,
+    /// Sockets that should, and cannot.
+    pub unbound: Cell<u64>,
     /// Connections and flows that were refused: no endpoint.
     pub without_endpoint: Cell<u64>,
     /// Connections and flows that were refused: the endpoint did not answer.
@@ -27,6 +31,8 @@ pub struct Counters {
     pub denied_by_policy: Cell<u64>,
     /// Connections and flows that were refused: their source is not among loadBalancerSourceRanges.
     pub denied_by_source: Cell<u64>,
+    /// Connections that were refused, and flows that were ended, because there were too many.
+    pub too_many: Cell<u64>,
 }
 
 /// All that is counted.
@@ -179,7 +185,12 @@ impl Carried {
             self.connections.with_label_values(&port).inc_by(route.traffic.connections.get());
             self.bytes.with_label_values(&port).inc_by(route.traffic.bytes.get());
         }
-        for (what, open) in [("connections", &counters.open_connections), ("flows", &counters.open_flows)] {
+        for (what, open) in [
+            ("connections", &counters.open_connections),
+            ("flows", &counters.open_flows),
+            ("listeners", &counters.listeners),
+            ("failed-listeners", &counters.unbound),
+        ] {
             self.open.with_label_values(&[what]).set(open.get().try_into().unwrap_or(i64::MAX));
         }
         for (why, refused) in [
@@ -187,6 +198,7 @@ impl Carried {
             ("no-answer", &counters.unanswered),
             ("network-policy", &counters.denied_by_policy),
             ("source-ranges", &counters.denied_by_source),
+            ("too-many", &counters.too_many),
         ] {
             self.refused.with_label_values(&[why]).inc_by(refused.get());
         }

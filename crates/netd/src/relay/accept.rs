@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, sleep};
 
-use super::gauges::add;
+use super::count::add;
 use super::pump::Slot;
 use super::target::{self, Target};
 use super::{Relay, connect};
@@ -46,9 +46,9 @@ fn of_one_connection(error: &io::Error) -> bool {
 }
 
 fn take(relay: &Rc<Relay>, client: TcpStream, source: SocketAddrV4, frontend: Option<Frontend>) {
-    let gauges = &relay.shared.relayed;
-    if gauges.connections.get() >= relay.limits.connections as u64 {
-        add(&gauges.refused, 1);
+    let counters = &relay.shared.counters;
+    if counters.open_connections.get() >= relay.limits.connections as u64 {
+        add(&counters.too_many, 1);
         return reset(&client);
     }
     match relay.target(&client, frontend) {

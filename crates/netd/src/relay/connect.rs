@@ -14,7 +14,7 @@ use tokio::time::{Duration, timeout};
 
 use super::Relay;
 use super::accept::{prepare, reset};
-use super::gauges::{Counted, add};
+use super::count::{Counted, add};
 use super::pump::{Pump, Slot};
 use super::target::Target;
 use crate::table::{Frontend, Otherwise, Protocol, Route, Traffic};
@@ -51,7 +51,6 @@ pub(super) async fn carry(slot: Slot, client: TcpStream, source: SocketAddrV4, t
             spawn_local(Pump::new(slot, client, upstream, traffic));
         }
         Err(Denied::Reject) => {
-            add(&relay.shared.relayed.failed, 1);
             reset(&client);
         }
         Err(Denied::Drop) => relay.hold(client).await,
@@ -67,11 +66,14 @@ impl Relay {
         source: Ipv4Addr,
         protocol: Protocol,
     ) -> Result<Vec<SocketAddrV4>, Denied> {
+        let counters = &self.shared.counters;
         if !route.sources.is_empty() && !route.sources.iter().any(|net| net.contains(&source)) {
+            add(&counters.denied_by_source, 1);
             return Err(Denied::Drop); // as kube-proxy does
         }
         let endpoints = &route.endpoints;
         if endpoints.is_empty() {
+            add(&counters.without_endpoint, 1);
             return Err(match route.otherwise {
                 Otherwise::Reject => Denied::Reject,
                 Otherwise::Drop => Denied::Drop,
@@ -89,7 +91,11 @@ impl Relay {
         };
         let in_turn = endpoints[first..].iter().chain(&endpoints[..first]).copied();
         let candidates: Vec<_> = in_turn.filter(allowed).take(ENDPOINTS).collect();
-        if candidates.is_empty() { Err(Denied::Reject) } else { Ok(candidates) }
+        if candidates.is_empty() {
+            add(&counters.denied_by_policy, 1);
+            return Err(Denied::Reject);
+        }
+        Ok(candidates)
     }
 
     /// Notes that a client has an endpoint.
@@ -113,15 +119,20 @@ impl Relay {
                 Err(error) => tracing::debug!("{frontend} of {}: cannot connect to {endpoint}: {error}", route.owner),
             }
         }
+        add(&self.shared.counters.unanswered, 1);
         Err(Denied::Reject)
     }
 
     /// A connection with the address that the client asked for.
     async fn reach_itself(&self, address: SocketAddrV4, source: Ipv4Addr) -> Result<(TcpStream, Rc<Traffic>), Denied> {
         if !self.shared.policy.allows(source, address, Protocol::Tcp) {
+            add(&self.shared.counters.denied_by_policy, 1);
             return Err(Denied::Reject);
         }
-        let upstream = connect(address).await.map_err(|_| Denied::Reject)?;
+        let upstream = connect(address).await.map_err(|_| {
+            add(&self.shared.counters.unanswered, 1);
+            Denied::Reject
+        })?;
         Ok((upstream, Rc::default()))
     }
 

@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Duration, sleep};
 
 use super::addresses::{Addresses, Held};
-use super::gauges::Counted;
+use super::count::Counted;
 use super::{Relay, accept, udp};
 use crate::Config;
 use crate::notice::{About, Notice};
@@ -55,14 +55,14 @@ async fn serve(relay: Rc<Relay>, frontend: Frontend, address: SocketAddrV4) {
     match frontend.protocol {
         Protocol::Tcp => {
             let (listener, _held) = bound(&relay, frontend, address, |address| tcp(address.into())).await;
-            let gauges = relay.shared.relayed.clone();
-            let _listening = Counted::new(&gauges.listeners);
+            let counters = relay.shared.counters.clone();
+            let _listening = Counted::new(&counters.listeners);
             accept::serve(relay, listener, Some(frontend)).await;
         }
         Protocol::Udp => {
             let (socket, _held) = bound(&relay, frontend, address, udp).await;
-            let gauges = relay.shared.relayed.clone();
-            let _listening = Counted::new(&gauges.listeners);
+            let counters = relay.shared.counters.clone();
+            let _listening = Counted::new(&counters.listeners);
             udp::serve(relay, Rc::new(socket), frontend).await;
         }
     }
@@ -106,7 +106,7 @@ async fn bound<S>(
             }
             Err(error) => error,
         };
-        failing.get_or_insert_with(|| Counted::new(&relay.shared.relayed.unbound));
+        failing.get_or_insert_with(|| Counted::new(&relay.shared.counters.unbound));
         relay.tell(frontend, address, &failure);
         sleep(wait).await;
         wait = longest.min(wait * 2);

@@ -13,7 +13,7 @@ mod accept;
 mod addresses;
 mod affinity;
 mod connect;
-mod gauges;
+mod count;
 mod limits;
 mod listener;
 mod pump;
@@ -28,7 +28,6 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-pub use gauges::Gauges;
 pub(crate) use listener::addresses_of;
 
 use crate::config::Path;
@@ -42,7 +41,7 @@ use listener::Listening;
 
 /// Where redirected connections arrive, on any address of the node. Below the ports that kernels choose for clients, and
 /// none of Kubernetes' own.
-pub const PORT: u16 = 10243;
+pub const PORT: u16 = 10_260;
 
 /// Bytes read at once, and what one connection may carry in one direction before others have their turn.
 const TURN: usize = 256 * 1024;
@@ -80,7 +79,6 @@ pub async fn run(shared: Shared) -> Result<(), Error> {
 
 impl Relay {
     fn new(shared: Shared, limits: Limits) -> Rc<Self> {
-        shared.relayed.maximum.set(limits.connections as u64);
         Rc::new(Self {
             affinity: RefCell::new(Affinity::new(limits.clients)),
             flows: RefCell::new(udp::Flows::new(limits.flows)),

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::accept::reset;
-use super::gauges::add;
+use super::count::add;
 use super::{Relay, TURN};
 use crate::table::Traffic;
 
@@ -23,7 +23,7 @@ pub(super) struct Slot(Rc<Relay>);
 
 impl Slot {
     pub(super) fn new(relay: &Rc<Relay>) -> Self {
-        add(&relay.shared.relayed.connections, 1);
+        add(&relay.shared.counters.open_connections, 1);
         Self(relay.clone())
     }
 
@@ -34,7 +34,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let connections = &self.0.shared.relayed.connections;
+        let connections = &self.0.shared.counters.open_connections;
         connections.set(connections.get() - 1);
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use super::Relay;
-use super::gauges::add;
+use super::count::add;
 use crate::table::{Frontend, Protocol, Route};
 
 /// How long a flow lives after its last datagram, as Linux's conntrack has it (nf_conntrack_udp_timeout, and _stream).
@@ -119,9 +119,9 @@ impl Relay {
         let mut flows = self.flows.borrow_mut();
         let gone = flows.0.push(key, Entry { flow, task });
         if gone.is_some_and(|(other, _)| other != key) {
-            add(&self.shared.relayed.evicted, 1);
+            add(&self.shared.counters.too_many, 1);
         }
-        self.shared.relayed.flows.set(flows.0.len() as u64);
+        self.shared.counters.open_flows.set(flows.0.len() as u64);
     }
 
     /// Carries the endpoint's datagrams, until the flow is over.
@@ -153,7 +153,7 @@ impl Relay {
         let mut flows = self.flows.borrow_mut();
         if flows.0.peek(&key).is_some_and(|entry| Rc::ptr_eq(&entry.flow, &flow)) {
             flows.0.pop(&key);
-            self.shared.relayed.flows.set(flows.0.len() as u64);
+            self.shared.counters.open_flows.set(flows.0.len() as u64);
         }
     }
 }

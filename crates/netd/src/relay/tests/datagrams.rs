@@ -67,7 +67,7 @@ async fn a_flow_stays_with_its_endpoint_until_that_leaves() {
         let other = 1 - first;
         world.set(world.frontend(Protocol::Udp), &[pods[usize::from(other)]]);
         assert_eq!(ask(&client, frontend, b"?").await[0], other);
-        world.until(|gauges| gauges.flows.get() == 1).await;
+        world.until(|counters| counters.open_flows.get() == 1).await;
     })
     .await;
 }
@@ -78,8 +78,8 @@ async fn an_endpoint_that_is_closed_loses_its_flow() {
         let frontend = world.serve(world.frontend(Protocol::Udp), &[world.pod(2)]).await;
         let client = client().await;
         client.send_to(b"?", frontend).await.unwrap();
-        world.until(|gauges| gauges.flows.get() == 1).await;
-        world.until(|gauges| gauges.flows.get() == 0).await; // told by ICMP
+        world.until(|counters| counters.open_flows.get() == 1).await;
+        world.until(|counters| counters.open_flows.get() == 0).await; // told by ICMP
         echo(world.pod(2), 2).await;
         assert_eq!(ask(&client, frontend, b"?").await[0], 2);
     })
@@ -98,11 +98,11 @@ async fn flows_end_like_those_of_conntrack() {
         ask(&twice, frontend, b"?").await;
         time::pause();
         time::advance(Duration::from_secs(31)).await;
-        world.until(|gauges| gauges.flows.get() == 1).await;
+        world.until(|counters| counters.open_flows.get() == 1).await;
         time::advance(Duration::from_secs(80)).await;
-        assert!(pends(&mut Box::pin(world.until(|gauges| gauges.flows.get() == 0))).await);
+        assert!(pends(&mut Box::pin(world.until(|counters| counters.open_flows.get() == 0))).await);
         time::advance(Duration::from_secs(10)).await;
-        world.until(|gauges| gauges.flows.get() == 0).await;
+        world.until(|counters| counters.open_flows.get() == 0).await;
         assert!(world.relay.flows.borrow().is_empty());
     })
     .await;
@@ -117,8 +117,8 @@ async fn the_flow_that_was_silent_for_longest_makes_room() {
         for index in [0, 1, 0, 2, 0] {
             ask(&clients[index], frontend, b"?").await;
         }
-        let relayed = &world.relay.shared.relayed;
-        assert_eq!((relayed.flows.get(), relayed.evicted.get()), (2, 1), "the second client's flow had to go");
+        let counters = &world.relay.shared.counters;
+        assert_eq!((counters.open_flows.get(), counters.too_many.get()), (2, 1), "the second client's flow had to go");
     })
     .await;
 }
@@ -130,7 +130,7 @@ async fn a_node_port_answers_from_the_address_that_was_asked() {
         let frontend =
             Frontend { protocol: Protocol::Udp, address: Ipv4Addr::UNSPECIFIED, port: 30_000 + u16::from(world.net) };
         world.set(frontend, &[world.pod(2)]);
-        world.until(|gauges| gauges.listeners.get() == 3).await;
+        world.until(|counters| counters.listeners.get() == 3).await;
         let client = client().await;
         for address in [world.relay.shared.config.node_address, world.relay.shared.config.gateway, Ipv4Addr::LOCALHOST]
         {
@@ -149,7 +149,7 @@ async fn a_frontend_that_goes_closes_its_socket_at_once() {
         let client = client().await;
         ask(&client, address, b"?").await;
         world.relay.shared.table.remove(&frontend);
-        world.until(|gauges| gauges.listeners.get() == 0).await;
+        world.until(|counters| counters.listeners.get() == 0).await;
         drop(UdpSocket::bind(address).await.unwrap());
         // The same client finds the next socket, though its flow is of the one before.
         world.serve(frontend, &[world.pod(2)]).await;

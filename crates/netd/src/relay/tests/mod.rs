@@ -17,6 +17,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use super::limits::Limits;
 use super::*;
 use crate::config::{Config, Path};
+use crate::metrics::Counters;
 use crate::notice::{self, Notice};
 use crate::table::{Otherwise, Owner, Route, Way};
 
@@ -58,7 +59,6 @@ async fn with_relay<F: Future>(limits: Limits, test: impl FnOnce(World) -> F) {
         policy: Rc::default(),
         notices,
         counters: Rc::default(),
-        relayed: Rc::default(),
     };
     LocalSet::new()
         .run_until(async {
@@ -88,12 +88,12 @@ impl World {
     /// Leads a frontend to endpoints and waits until it is served.
     async fn serve(&self, frontend: Frontend, endpoints: &[SocketAddrV4]) -> SocketAddrV4 {
         self.set(frontend, endpoints);
-        self.until(|gauges| gauges.listeners.get() > 0).await;
+        self.until(|counters| counters.listeners.get() > 0).await;
         SocketAddrV4::new(frontend.address, frontend.port)
     }
 
-    async fn until(&self, reached: impl Fn(&Gauges) -> bool) {
-        until(|| reached(&self.relay.shared.relayed)).await;
+    async fn until(&self, reached: impl Fn(&Counters) -> bool) {
+        until(|| reached(&self.relay.shared.counters)).await;
     }
 }
 

@@ -34,7 +34,7 @@ async fn half_closed_connections_still_carry_the_other_way() {
         written.unwrap();
         read.unwrap();
         assert_eq!(answer, sent);
-        world.until(|gauges| gauges.connections.get() == 0).await;
+        world.until(|counters| counters.open_connections.get() == 0).await;
         let route = world.relay.shared.table.get(&world.frontend(Protocol::Tcp)).unwrap();
         assert_eq!(route.traffic.connections.get(), 1);
         assert_eq!(route.traffic.bytes.get(), (8 + sent.len()) as u64);
@@ -70,7 +70,7 @@ async fn another_endpoint_is_tried_when_one_refuses() {
             let _client = TcpStream::connect(frontend).await.unwrap();
             endpoint.accept().await.unwrap();
         }
-        assert_eq!(world.relay.shared.relayed.failed.get(), 0);
+        assert_eq!(world.relay.shared.counters.unanswered.get(), 0);
     })
     .await;
 }
@@ -82,11 +82,11 @@ async fn without_a_living_endpoint_clients_are_told() {
         let frontend = world.serve(world.frontend(Protocol::Tcp), &[world.pod(2)]).await;
         let mut client = TcpStream::connect(frontend).await.unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(world.relay.shared.relayed.failed.get(), 1);
+        assert_eq!(world.relay.shared.counters.unanswered.get(), 1);
 
         // It has none.
         world.set(world.frontend(Protocol::Tcp), &[]);
-        world.until(|gauges| gauges.listeners.get() == 0).await;
+        world.until(|counters| counters.listeners.get() == 0).await;
         assert_eq!(TcpStream::connect(frontend).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 
         // It has one again.
@@ -103,7 +103,7 @@ async fn dropped_clients_hear_nothing_but_only_so_many_are_held() {
     with_relay(LIMITS, async |world| {
         let frontend = world.frontend(Protocol::Tcp);
         world.relay.shared.table.set(frontend, Route { otherwise: Otherwise::Drop, ..route(&[]) });
-        world.until(|gauges| gauges.listeners.get() == 1).await;
+        world.until(|counters| counters.listeners.get() == 1).await;
         let address = (frontend.address, frontend.port);
         let mut first = TcpStream::connect(address).await.unwrap();
         first.write_all(b"anybody?").await.unwrap();
@@ -171,7 +171,7 @@ async fn connections_outlive_their_frontend_and_their_endpoint() {
         let mut client = TcpStream::connect(address).await.unwrap();
         let (mut upstream, _) = endpoint.accept().await.unwrap();
         world.relay.shared.table.remove(&frontend);
-        world.until(|gauges| gauges.listeners.get() == 0).await;
+        world.until(|counters| counters.listeners.get() == 0).await;
         client.write_all(b"still").await.unwrap();
         upstream.read_exact(&mut [0; 5]).await.unwrap();
         assert_eq!(TcpStream::connect(address).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -212,7 +212,7 @@ async fn slow_readers_cost_little() {
         upstream.read_exact(&mut [0; 5]).await.unwrap();
         drop(ends);
         drop((client, upstream));
-        world.until(|gauges| gauges.connections.get() == 0).await;
+        world.until(|counters| counters.open_connections.get() == 0).await;
         assert_eq!(world.relay.waiting.get(), 0);
     })
     .await;
@@ -225,15 +225,15 @@ async fn more_connections_than_allowed_are_reset() {
         let frontend = world.serve(world.frontend(Protocol::Tcp), &[world.pod(2)]).await;
         let first = TcpStream::connect(frontend).await.unwrap();
         let _second = TcpStream::connect(frontend).await.unwrap();
-        world.until(|gauges| gauges.connections.get() == 2).await;
+        world.until(|counters| counters.open_connections.get() == 2).await;
         let mut third = TcpStream::connect(frontend).await.unwrap();
         assert_eq!(third.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(world.relay.shared.relayed.refused.get(), 1);
+        assert_eq!(world.relay.shared.counters.too_many.get(), 1);
         let (upstream, _) = endpoint.accept().await.unwrap();
         drop((first, upstream));
-        world.until(|gauges| gauges.connections.get() == 1).await;
+        world.until(|counters| counters.open_connections.get() == 1).await;
         let _fourth = TcpStream::connect(frontend).await.unwrap();
-        world.until(|gauges| gauges.connections.get() == 2).await;
+        world.until(|counters| counters.open_connections.get() == 2).await;
     })
     .await;
 }
@@ -247,12 +247,12 @@ async fn who_cannot_listen_says_so_and_listens_when_it_can() {
         let notice = world.notices.recv().await.unwrap();
         assert_eq!((notice.reason, notice.about.name.as_str()), ("PortConflict", "web"));
         assert!(notice.message.contains("Port 7000 (TCP)"), "{}", notice.message);
-        assert_eq!(world.relay.shared.relayed.unbound.get(), 1);
+        assert_eq!(world.relay.shared.counters.unbound.get(), 1);
         drop(squatter);
         tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        world.until(|gauges| gauges.listeners.get() == 1).await;
-        assert_eq!(world.relay.shared.relayed.unbound.get(), 0);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        world.until(|counters| counters.listeners.get() == 1).await;
+        assert_eq!(world.relay.shared.counters.unbound.get(), 0);
     })
     .await;
 }
@@ -270,7 +270,7 @@ async fn a_frontend_may_change_hands() {
             world.set(frontend, &[world.pod(2)]);
             yield_now().await;
         }
-        world.until(|gauges| gauges.listeners.get() == 1).await;
+        world.until(|counters| counters.listeners.get() == 1).await;
         let _client = TcpStream::connect(address).await.unwrap();
         endpoint.accept().await.unwrap();
         assert!(world.notices.try_recv().is_err());
@@ -293,7 +293,7 @@ async fn ten_thousand_idle_connections_take_little_memory() {
         let before = resident();
         for connected in 1..=connections {
             ends.push(std::net::TcpStream::connect(frontend).unwrap());
-            world.until(|gauges| gauges.connections.get() == connected as u64).await;
+            world.until(|counters| counters.open_connections.get() == connected as u64).await;
             endpoint.set_nonblocking(true).unwrap();
             let upstream = loop {
                 match endpoint.accept() {
