@@ -9,6 +9,7 @@ mod chaos;
 mod commands;
 mod crashes;
 mod deployments;
+mod dns;
 mod down;
 mod durable;
 mod gaps;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         pods::STORIES,
         deployments::STORIES,
         services::STORIES,
+        dns::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,
