@@ -21,6 +21,9 @@ pub enum Error {
     /// The API cannot be asked at all: address, CA or certificate cannot be read.
     #[error("cannot ask the API")]
     Api(#[from] Box<kube::Error>),
+    /// Two metrics have the same name.
+    #[error("cannot count")]
+    Metrics(#[from] prometheus::Error),
 }
 
 impl Error {

@@ -13,13 +13,17 @@
 //! - [`control`] fills it from the API: Services, EndpointSlices.
 //! - [`relay`] carries connections and datagrams by it.
 //! - [`rules`] keeps the few rules of the nat table that lead there.
+//! - [`host_ports`] adds the host ports of Pods, by the CNI plugin's word.
 //! - [`policy`] says which Pod may talk to which.
 //!
 //! All of it runs in one thread, on one event loop: what the parts share needs no locks.
 
+mod access;
 pub mod config;
 pub mod control;
 mod error;
+pub mod host_ports;
+pub mod metrics;
 pub mod notice;
 pub mod policy;
 pub mod relay;
@@ -34,6 +38,7 @@ use std::rc::Rc;
 pub use config::Config;
 pub use error::Error;
 
+use access::Access;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -46,8 +51,12 @@ pub struct Shared {
     pub table: Rc<table::Table>,
     /// Who may talk to whom.
     pub policy: Rc<policy::Policy>,
+    /// What is counted.
+    pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
+    /// What the relay has at hand.
+    pub relayed: Rc<relay::Gauges>,
 }
 
 /// Nobody else looks into it: its sockets take orders.
@@ -68,15 +77,24 @@ pub fn run(config: Config) -> Result<(), Error> {
     LocalSet::new().block_on(&runtime, async {
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "netd"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let access = Rc::new(Access::new(&config.kubeconfig).await.map_err(Box::new)?);
         let (notices, noticed) = notice::channel();
-        let shared = Shared { config: Rc::new(config), table: Rc::default(), policy: Rc::default(), notices };
+        let shared = Shared {
+            config: Rc::new(config),
+            table: Rc::default(),
+            policy: Rc::default(),
+            counters: Rc::default(),
+            notices,
+            relayed: Rc::default(),
+        };
         tokio::select! {
             _ = terminated.recv() => Ok(()),
             _ = interrupted.recv() => Ok(()),
             error = relay::run(shared.clone()) => error,
             error = rules::run(shared.clone()) => error,
-            error = policy::run(shared.clone()) => error,
-            error = control::run(shared, noticed) => error,
+            error = policy::run(shared.clone(), access.clone()) => error,
+            error = host_ports::run(shared.clone()) => error,
+            error = control::run(shared, access, noticed) => error,
         }
     })
 }

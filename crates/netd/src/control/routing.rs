@@ -52,21 +52,14 @@ pub(super) struct Held {
 pub struct Outcome {
     /// The Service.
     pub name: Rc<Name>,
+    /// Its UID; empty where it is gone.
+    pub uid: Box<str>,
     /// The port that tells load balancers of its endpoints, and how many of them are on this node.
     pub health_check: Option<(u16, usize)>,
-    /// What is to be in its status, where that is not there.
-    pub balancer: Option<Ingress>,
+    /// Whether its status is to have the node's address, where that is not as it should be.
+    pub balanced: Option<bool>,
     /// What users are to be told of, and were not yet.
     pub notices: Vec<Notice>,
-}
-
-/// The status of a Service's load balancer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ingress {
-    /// The UID of the Service that it is for.
-    pub uid: Box<str>,
-    /// Whether the Service is reached by the node's address.
-    pub here: bool,
 }
 
 impl Routing {
@@ -114,8 +107,8 @@ impl Routing {
         self.dirty.insert(name);
     }
 
-    /// Notes a slice as it is now. `None`: it is gone, or leads to nothing that can be reached.
-    pub fn slice(&mut self, name: &Name, slice: Option<Slice>) {
+    /// Notes a slice as it is now, and says whether it was different. `None`: it is gone, or is none of ours.
+    pub fn slice(&mut self, name: &Name, slice: Option<Slice>) -> bool {
         let home = slice.as_ref().map(|slice| slice.service_in(&name.namespace));
         if let Some(old) = self.homes.get(name).cloned()
             && home.as_ref() != Some(&*old)
@@ -126,15 +119,16 @@ impl Routing {
             }
             self.dirty.insert(old);
         }
-        let Some((slice, home)) = slice.zip(home) else { return };
+        let Some((slice, home)) = slice.zip(home) else { return true };
         let home = self.entry(&home);
-        let Some(entry) = self.entries.get_mut(&home) else { return };
+        let Some(entry) = self.entries.get_mut(&home) else { return false };
         if entry.slices.get(&name.name) == Some(&slice) {
-            return;
+            return false;
         }
         entry.slices.insert(name.name.clone(), slice);
         self.homes.insert(name.clone(), home.clone());
         self.dirty.insert(home);
+        true
     }
 
     /// All Services there are: what is not among them is gone.
@@ -179,11 +173,6 @@ impl Routing {
         self.complete = true;
     }
 
-    /// How many Services wait for being published.
-    pub fn pending(&self) -> usize {
-        self.dirty.len()
-    }
-
     /// How many ports lead nowhere from this node, by internalTrafficPolicy and by externalTrafficPolicy.
     pub fn without_local(&self) -> (usize, usize) {
         self.without_local
@@ -202,8 +191,14 @@ impl Routing {
         dirty.into_iter().map(|name| self.publish_one(name)).collect()
     }
 
+    /// What users have been told of, and still holds.
+    #[cfg(test)]
+    pub fn told(&self) -> Vec<Notice> {
+        self.entries.values().flat_map(|entry| &entry.told).cloned().collect()
+    }
+
     fn publish_one(&mut self, name: Rc<Name>) -> Outcome {
-        let mut outcome = Outcome { name: name.clone(), health_check: None, balancer: None, notices: Vec::new() };
+        let mut outcome = Outcome::new(name.clone());
         let Some(mut entry) = self.entries.remove(&name) else { return outcome };
         let before = std::mem::take(&mut entry.without_local);
         let mut problems = Vec::new();
@@ -218,8 +213,9 @@ impl Routing {
                 self.withdraw(frontend, &name);
             }
             entry.without_local = routes.without_local;
+            outcome.uid = held.service.uid.clone();
             outcome.health_check = held.service.health_check.map(|port| (port, routes.local));
-            outcome.balancer = self.ingress(&held.service, routes.balanced);
+            outcome.balanced = self.status(&held.service, routes.balanced);
             problems = routes.problems;
         }
         self.without_local.0 = self.without_local.0 + entry.without_local.0 - before.0;
@@ -232,15 +228,15 @@ impl Routing {
         outcome
     }
 
-    /// What is to be in the status, unless it is there.
-    fn ingress(&self, service: &Service, here: bool) -> Option<Ingress> {
+    /// Whether the status is to have the node's address, unless it is so.
+    fn status(&self, service: &Service, here: bool) -> Option<bool> {
         let Some(Balancer::Own(there)) = &service.balancer else { return None };
         let right = match &**there {
             [] => !here,
             [one] => here && *one == Some(self.place.config.node_address),
             _ => false,
         };
-        (!right).then(|| Ingress { uid: service.uid.clone(), here })
+        (!right).then_some(here)
     }
 
     /// Takes a frontend from a Service that has it.
@@ -263,6 +259,12 @@ impl Routing {
         let claim = Claim { created: service.created, name: name.clone() };
         let (wanted, _) = self.place.frontends(service);
         wanted.into_iter().map(|wanted| (wanted.frontend, claim.clone())).collect()
+    }
+}
+
+impl Outcome {
+    fn new(name: Rc<Name>) -> Self {
+        Self { name, uid: Box::default(), health_check: None, balanced: None, notices: Vec::new() }
     }
 }
 

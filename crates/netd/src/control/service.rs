@@ -161,7 +161,7 @@ impl fmt::Display for Name {
 }
 
 /// The protocol, where it is proxied.
-pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
+pub(crate) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),

@@ -5,21 +5,16 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::path::Path;
-use std::time::Duration;
+use std::pin::pin;
 
 use futures::TryStreamExt;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::watcher;
-use kube::{Api, Client, Config, Resource};
+use kube::runtime::watcher::{self, InitialListStrategy, watcher};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
-use tokio::time::{Instant, sleep};
 
 use super::service::Name;
-
-/// The first pause after an error, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+use crate::access::{Access, Pause};
 
 /// What a watch tells.
 #[derive(Debug)]
@@ -34,19 +29,6 @@ pub enum Event<T> {
     Lost,
 }
 
-/// A client by a kubeconfig, and the port of the API.
-///
-/// # Errors
-/// The kubeconfig, or a certificate in it, cannot be read.
-pub async fn client(kubeconfig: &Path) -> Result<(Client, Option<u16>), kube::Error> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    // kube takes the environment's HTTPS_PROXY for every server but does not look at NO_PROXY; this one is on the node.
-    config.proxy_url = None;
-    let port = config.cluster_url.port_u16();
-    Ok((Client::try_from(config)?, port))
-}
-
 /// What is watched, and what is kept of it.
 pub struct Watch<K, T, U> {
     /// Which objects.
@@ -54,7 +36,7 @@ pub struct Watch<K, T, U> {
     /// What is kept of an object; `None` where it is none of ours.
     pub keep: fn(K, &str) -> Option<T>,
     /// The node's name.
-    pub node: String,
+    pub node: Box<str>,
     /// What becomes of an event.
     pub tell: fn(Event<T>) -> U,
 }
@@ -64,44 +46,42 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     /// Follows the API until nobody listens.
-    pub async fn run(mut self, kubeconfig: &Path, mut client: Client, sender: Sender<U>) {
+    pub async fn run(mut self, access: &Access, sender: Sender<U>) {
         let mut pause = Pause::default();
         self.config = self.config.streaming_lists();
-        loop {
-            let error = match self.follow(&client, &sender, &mut pause).await {
-                Ok(()) => return,
-                Err(error) => error,
-            };
+        while let Err(error) = self.follow(access.client(), &sender, &mut pause).await {
             match code(&error) {
-                // The certificate was issued anew, and the old one is past its end.
-                Some(401) => match self::client(kubeconfig).await {
-                    Ok((new, _)) => client = new,
-                    Err(error) => tracing::warn!("cannot read {}: {error}", kubeconfig.display()),
-                },
-                // A server that does not stream lists refuses to.
-                _ => self.config.initial_list_strategy = watcher::InitialListStrategy::ListWatch,
+                Some(401) => access.renew_after(&error).await,
+                _ => self.config.initial_list_strategy = InitialListStrategy::ListWatch,
             }
         }
     }
 
-    /// Follows the API until that needs another client or another kind of list; `Ok` when nobody listens any more.
-    async fn follow(&self, client: &Client, sender: &Sender<U>, pause: &mut Pause) -> Result<(), watcher::Error> {
-        let mut stream = std::pin::pin!(watcher(Api::<K>::all(client.clone()), self.config.clone()));
+    /// Follows the API, `Ok` until nobody listens any more.
+    ///
+    /// # Errors
+    /// It takes another client (401), or a list that is not streamed, which servers may refuse.
+    async fn follow(&self, client: Client, sender: &Sender<U>, pause: &mut Pause) -> Result<(), kube::Error> {
+        let mut stream = pin!(watcher(Api::<K>::all(client), self.config.clone()));
+        let streams = self.config.initial_list_strategy == InitialListStrategy::StreamingList;
         let mut list = None;
         loop {
             let event = match stream.try_next().await {
-                Ok(Some(event)) => self.event(event, &mut list),
                 Ok(None) => return Ok(()),
+                Ok(Some(event)) => self.event(event, &mut list),
                 Err(error) => {
                     tracing::debug!("cannot follow {}: {error}", K::plural(&()));
-                    let told = sender.send((self.tell)(Event::Lost)).await;
+                    if sender.send((self.tell)(Event::Lost)).await.is_err() {
+                        return Ok(());
+                    }
                     pause.after_error().await;
-                    let streams = self.config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
-                    match code(&error) {
-                        _ if told.is_err() => return Ok(()),
-                        Some(401) => return Err(error),
-                        Some(400 | 422) if streams => return Err(error),
-                        _ => continue,
+                    match error {
+                        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)
+                            if code(&error) == Some(401) || (streams && matches!(code(&error), Some(400 | 422))) =>
+                        {
+                            return Err(error);
+                        }
+                        _ => None,
                     }
                 }
             };
@@ -139,26 +119,6 @@ where
     }
 }
 
-fn code(error: &watcher::Error) -> Option<u16> {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
-        _ => None,
-    }
-}
-
-/// How long to wait after an error: twice as long each time, as long as they come one after another.
-#[derive(Debug, Default)]
-struct Pause(Option<(Instant, Duration)>);
-
-impl Pause {
-    async fn after_error(&mut self) {
-        let (first, longest) = BACKOFF;
-        let next = match self.0 {
-            Some((last, pause)) if last.elapsed() < longest => (pause * 2).min(longest),
-            _ => first,
-        };
-        sleep(next).await;
-        self.0 = Some((Instant::now(), next));
-    }
+fn code(error: &kube::Error) -> Option<u16> {
+    if let kube::Error::Api(status) = error { Some(status.code) } else { None }
 }

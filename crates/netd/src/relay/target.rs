@@ -1,0 +1,128 @@
+//! Where a connection wants to go.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::config::Config;
+use crate::table::{Frontend, Protocol, Table};
+
+/// Where a redirected connection wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// By the table.
+    Frontend(Frontend),
+    /// To a Pod or the node itself, which the client asked for by its own address.
+    Direct(SocketAddrV4),
+    /// To somewhere else.
+    Outside(SocketAddrV4),
+    /// Nowhere: nothing is known there, or it is the relay itself.
+    Nowhere,
+}
+
+/// Where a redirected connection to `destination` wants to go. Where the node routes, only connections to Services are
+/// redirected.
+pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> Target {
+    let address = *destination.ip();
+    let node = address == config.node_address || address == config.gateway;
+    let frontend = |address| Frontend { protocol: Protocol::Tcp, address, port: destination.port() };
+    let known = |address| Some(frontend(address)).filter(|frontend| table.get(frontend).is_some());
+    // Pods know the node by its gateway, too, where the frontend has the node's address.
+    let aliases = if node { [address, config.node_address, Ipv4Addr::UNSPECIFIED] } else { [address; 3] };
+    if let Some(frontend) = aliases.into_iter().find_map(known) {
+        return Target::Frontend(frontend);
+    }
+    if config.routed || config.services.contains(&address) || (node && destination.port() == super::PORT) {
+        Target::Nowhere
+    } else if node || config.pods.contains(&address) {
+        Target::Direct(destination)
+    } else if address.is_loopback() || address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+        Target::Nowhere
+    } else {
+        Target::Outside(destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::config::Path;
+    use crate::table::{Otherwise, Owner, Route};
+
+    fn config(routed: bool) -> Config {
+        let node_address = Ipv4Addr::new(192, 168, 1, 2);
+        Config {
+            kubeconfig: PathBuf::new(),
+            node: "node".into(),
+            node_address,
+            gateway: Ipv4Addr::new(10, 42, 0, 1),
+            pods: "10.42.0.0/24".parse().unwrap(),
+            services: "10.43.0.0/16".parse().unwrap(),
+            dns: Ipv4Addr::new(10, 43, 0, 10),
+            path: Path::Redirect,
+            routed,
+            gate: None,
+            runtime_dir: PathBuf::new(),
+            metrics: SocketAddrV4::new(node_address, 10249),
+            healthz: SocketAddrV4::new(node_address, 10256),
+        }
+    }
+
+    fn table(frontends: &[&str]) -> Table {
+        let table = Table::default();
+        for frontend in frontends {
+            let address: SocketAddrV4 = frontend.parse().unwrap();
+            let [namespace, name, uid, port] = ["default", "web", "1", ""].map(String::from);
+            let route = Route {
+                owner: Rc::new(Owner { kind: "Service", namespace, name, uid, port }),
+                endpoints: Rc::default(),
+                otherwise: Otherwise::Reject,
+                affinity: None,
+                sources: Rc::default(),
+                traffic: Rc::default(),
+            };
+            table.set(Frontend { protocol: Protocol::Tcp, address: *address.ip(), port: address.port() }, route);
+        }
+        table
+    }
+
+    #[test]
+    fn leads_by_the_table_first() {
+        let table = table(&["10.43.0.1:443", "0.0.0.0:30080", "192.168.1.2:80", "203.0.113.5:80"]);
+        let [only_services, everything] = [true, false].map(|routed| {
+            let config = config(routed);
+            let table = &table;
+            move |destination: &str| of(&config, table, destination.parse().unwrap())
+        });
+        let frontend = |address: &str| {
+            let address: SocketAddrV4 = address.parse().unwrap();
+            Target::Frontend(Frontend { protocol: Protocol::Tcp, address: *address.ip(), port: address.port() })
+        };
+        let direct = |address: &str| Target::Direct(address.parse().unwrap());
+        for (destination, expected) in [
+            ("10.43.0.1:443", frontend("10.43.0.1:443")),
+            ("10.43.0.1:80", Target::Nowhere),
+            ("10.43.0.9:443", Target::Nowhere),
+            ("192.168.1.2:30080", frontend("0.0.0.0:30080")),
+            ("10.42.0.1:30080", frontend("0.0.0.0:30080")),
+            ("10.42.0.1:80", frontend("192.168.1.2:80")),
+            ("203.0.113.5:80", frontend("203.0.113.5:80")),
+            ("10.43.0.1:30080", Target::Nowhere),
+            ("10.42.0.7:30080", direct("10.42.0.7:30080")),
+            ("10.42.0.1:10250", direct("10.42.0.1:10250")),
+            ("192.168.1.2:6443", direct("192.168.1.2:6443")),
+            ("192.168.1.2:10243", Target::Nowhere),
+            ("198.51.100.1:443", Target::Outside("198.51.100.1:443".parse().unwrap())),
+            ("127.0.0.1:6443", Target::Nowhere),
+            ("224.0.0.1:80", Target::Nowhere),
+        ] {
+            assert_eq!(everything(destination), expected, "{destination}");
+            if matches!(expected, Target::Direct(_) | Target::Outside(_)) {
+                assert_eq!(only_services(destination), Target::Nowhere, "{destination}");
+            } else {
+                assert_eq!(only_services(destination), expected, "{destination}");
+            }
+        }
+    }
+}
