@@ -9,6 +9,7 @@ mod chaos;
 mod commands;
 mod crashes;
 mod deployments;
+mod dns;
 mod down;
 mod durable;
 mod gaps;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         deployments::STORIES,
         services::STORIES,
         policies::STORIES,
+        dns::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,
