@@ -310,7 +310,6 @@ mod tests {
             config: Rc::new(config),
             table: Rc::new(Table::default()),
             policy: Rc::default(),
-            counters: Rc::default(),
             notices,
             relayed: Rc::default(),
         }

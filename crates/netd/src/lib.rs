@@ -23,7 +23,7 @@ pub mod config;
 pub mod control;
 mod error;
 pub mod host_ports;
-pub mod metrics;
+mod metrics;
 pub mod notice;
 pub mod policy;
 pub mod relay;
@@ -51,8 +51,6 @@ pub struct Shared {
     pub table: Rc<table::Table>,
     /// Who may talk to whom.
     pub policy: Rc<policy::Policy>,
-    /// What is counted.
-    pub counters: Rc<metrics::Counters>,
     /// What users are to be told of, as events of the objects in question.
     pub notices: notice::Notices,
     /// What the relay has at hand.
@@ -83,7 +81,6 @@ pub fn run(config: Config) -> Result<(), Error> {
             config: Rc::new(config),
             table: Rc::default(),
             policy: Rc::default(),
-            counters: Rc::default(),
             notices,
             relayed: Rc::default(),
         };

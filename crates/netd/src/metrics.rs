@@ -1,6 +1,5 @@
 //! What is counted, in Prometheus' text format, by kube-proxy's names where there are such.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -10,30 +9,14 @@ use prometheus::{
     exponential_buckets, linear_buckets,
 };
 
+use crate::relay::Gauges;
 use crate::table::Table;
-
-/// What the parts that carry traffic count.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections that are being carried.
-    pub open_connections: Cell<u64>,
-    /// Flows of UDP that are being carried.
-    pub open_flows: Cell<u64>,
-    /// Connections and flows that were refused: no endpoint.
-    pub without_endpoint: Cell<u64>,
-    /// Connections and flows that were refused: the endpoint did not answer.
-    pub unanswered: Cell<u64>,
-    /// Connections and flows that were refused: by a network policy.
-    pub denied_by_policy: Cell<u64>,
-    /// Connections and flows that were refused: their source is not among loadBalancerSourceRanges.
-    pub denied_by_source: Cell<u64>,
-}
 
 /// All that is counted.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    counters: Rc<Counters>,
+    relayed: Rc<Gauges>,
     /// How long a change took to be applied.
     pub sync_duration: Histogram,
     /// The time from the cause of a change of endpoints until it was applied.
@@ -61,7 +44,7 @@ struct Carried {
     frontends: IntGauge,
     connections: IntCounterVec,
     bytes: IntCounterVec,
-    open: IntGaugeVec,
+    relay: IntGaugeVec,
     refused: IntCounterVec,
     memory: IntGauge,
 }
@@ -71,7 +54,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two metrics have the same name.
-    pub fn new(counters: Rc<Counters>) -> Result<Self, prometheus::Error> {
+    pub fn new(relayed: Rc<Gauges>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let add = &registry;
         let port = ["kind", "namespace", "name", "port", "protocol"];
@@ -136,17 +119,20 @@ impl Metrics {
                     IntCounterVec::new(netd("connections_total", "New connections, or flows of UDP."), &port),
                 )?,
                 bytes: added(add, IntCounterVec::new(netd("bytes_total", "Bytes carried, both ways."), &port))?,
-                open: added(add, IntGaugeVec::new(netd("open", "What is being carried."), &["what"]))?,
+                relay: added(add, IntGaugeVec::new(netd("relay", "What the relay has at hand."), &["what"]))?,
                 refused: added(
                     add,
-                    IntCounterVec::new(netd("refused_total", "Connections and flows that were refused."), &["why"]),
+                    IntCounterVec::new(
+                        netd("refused_total", "Connections and flows that were refused or ended."),
+                        &["why"],
+                    ),
                 )?,
                 memory: added(
                     add,
                     IntGauge::new("process_resident_memory_bytes", "Memory in use, shared pages included."),
                 )?,
             },
-            counters,
+            relayed,
             registry,
         })
     }
@@ -156,13 +142,13 @@ impl Metrics {
     /// # Errors
     /// It cannot be written as text.
     pub fn text(&self, table: &Table) -> Result<String, prometheus::Error> {
-        self.carried.read(&self.counters, table);
+        self.carried.read(&self.relayed, table);
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
 
 impl Carried {
-    fn read(&self, counters: &Counters, table: &Table) {
+    fn read(&self, relayed: &Gauges, table: &Table) {
         let routes = table.all();
         self.frontends.set(routes.len().try_into().unwrap_or(i64::MAX));
         for kept in [&self.connections, &self.bytes, &self.refused] {
@@ -179,16 +165,21 @@ impl Carried {
             self.connections.with_label_values(&port).inc_by(route.traffic.connections.get());
             self.bytes.with_label_values(&port).inc_by(route.traffic.bytes.get());
         }
-        for (what, open) in [("connections", &counters.open_connections), ("flows", &counters.open_flows)] {
-            self.open.with_label_values(&[what]).set(open.get().try_into().unwrap_or(i64::MAX));
-        }
-        for (why, refused) in [
-            ("no-endpoint", &counters.without_endpoint),
-            ("no-answer", &counters.unanswered),
-            ("network-policy", &counters.denied_by_policy),
-            ("source-ranges", &counters.denied_by_source),
+        for (what, gauge) in [
+            ("connections", &relayed.connections),
+            ("connections-max", &relayed.maximum),
+            ("flows", &relayed.flows),
+            ("listeners", &relayed.listeners),
+            ("listeners-failing", &relayed.unbound),
         ] {
-            self.refused.with_label_values(&[why]).inc_by(refused.get());
+            self.relay.with_label_values(&[what]).set(gauge.get().try_into().unwrap_or(i64::MAX));
+        }
+        for (why, counter) in [
+            ("too-many-connections", &relayed.refused),
+            ("no-endpoint-answers", &relayed.failed),
+            ("too-many-flows", &relayed.evicted),
+        ] {
+            self.refused.with_label_values(&[why]).inc_by(counter.get());
         }
         let memory = procfs::process::Process::myself().and_then(|process| process.statm());
         let memory = memory.map_or(0, |memory| memory.resident * procfs::page_size());

@@ -57,7 +57,6 @@ async fn with_relay<F: Future>(limits: Limits, test: impl FnOnce(World) -> F) {
         table: Rc::default(),
         policy: Rc::default(),
         notices,
-        counters: Rc::default(),
         relayed: Rc::default(),
     };
     LocalSet::new()
