@@ -15,6 +15,7 @@ mod gaps;
 mod ingress;
 mod matrix;
 mod pods;
+mod policies;
 mod security;
 mod services;
 mod starts;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         pods::STORIES,
         deployments::STORIES,
         services::STORIES,
+        policies::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,

@@ -22,7 +22,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, sleep};
 
-use crate::table::{Frontend, Otherwise, Owner, Protocol, Route};
+use crate::relay::addresses_of;
+use crate::table::{Frontend, Otherwise, Owner, Protocol, Route, Way};
 use crate::{Config, Error, Shared};
 
 /// The longest request, in bytes: a Pod with hundreds of ports, or the links of thousands of Pods.
@@ -111,7 +112,13 @@ impl HostPorts {
 
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Add(lease) => self.add(lease).await,
+            Request::Add(lease) => {
+                if !lease.ports.is_empty() {
+                    self.add(lease.clone()).await?;
+                }
+                self.shared.policy.attach(&lease.namespace, &lease.name, lease.address).await;
+                Ok(())
+            }
             Request::Del(link) => {
                 self.forget(&link);
                 Ok(())
@@ -177,7 +184,8 @@ impl HostPorts {
     /// Whether the relay will be able to listen; says why not.
     async fn bindable(&self, port: &HostPort) -> Answer {
         let wanted = frontend(port);
-        for address in listened_on(&self.shared.config, wanted) {
+        for address in addresses_of(&self.shared.config, &wanted) {
+            let address = SocketAddrV4::new(address, wanted.port);
             let mut attempts = 1..ATTEMPTS;
             loop {
                 match try_bind(wanted.protocol, address) {
@@ -222,6 +230,7 @@ impl HostPorts {
                 otherwise: Otherwise::Reject,
                 affinity: None,
                 sources: [].into(),
+                way: Way::Relay,
                 traffic: Rc::default(),
             };
             self.shared.table.set(frontend(port), route);
@@ -253,16 +262,6 @@ fn overlap(one: Frontend, other: Frontend) -> bool {
         && (addresses[0] == addresses[1] || addresses.iter().any(Ipv4Addr::is_unspecified))
 }
 
-/// Where the relay listens for a frontend.
-fn listened_on(config: &Config, frontend: Frontend) -> Vec<SocketAddrV4> {
-    let addresses = if frontend.address.is_unspecified() && frontend.protocol == Protocol::Udp {
-        vec![config.node_address, config.gateway, Ipv4Addr::LOCALHOST]
-    } else {
-        vec![frontend.address]
-    };
-    addresses.into_iter().map(|address| SocketAddrV4::new(address, frontend.port)).collect()
-}
-
 fn try_bind(protocol: Protocol, address: SocketAddrV4) -> io::Result<()> {
     match protocol {
         Protocol::Tcp => TcpListener::bind(address).map(drop),
@@ -281,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::table::Table;
-    use crate::{config, notice};
+    use crate::{Config, config, notice};
 
     /// What the node has: links whose names end in an even digit.
     fn even(link: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Deref;
 
 use ipnet::Ipv4Net;
 use kube::core::SelectorExt as _;
@@ -22,6 +23,21 @@ pub struct Node {
     pub services: Ipv4Net,
     /// But for the name server's, which policies see as a Pod.
     pub dns: Ipv4Addr,
+}
+
+/// A Pod that has an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<'a> {
+    pub pod: &'a Pod,
+    pub address: Ipv4Addr,
+}
+
+impl Deref for Placed<'_> {
+    type Target = Pod;
+
+    fn deref(&self) -> &Pod {
+        self.pod
+    }
 }
 
 /// What is in force.
@@ -116,13 +132,14 @@ impl Compiled {
     pub fn new<'a>(
         node: Node,
         policies: impl IntoIterator<Item = &'a NetworkPolicy>,
-        pods: &[&Pod],
+        pods: &[Placed<'_>],
         namespaces: &HashMap<String, Labels>,
     ) -> Self {
         let (mut ingress, mut egress) = (BTreeMap::new(), BTreeMap::new());
         for policy in policies {
             let selected = || {
-                let own = |pod: &&&Pod| pod.namespace == policy.about.namespace && policy.pods.matches(&pod.labels);
+                let own =
+                    |pod: &&Placed<'_>| pod.namespace == policy.about.namespace && policy.pods.matches(&pod.labels);
                 pods.iter().filter(own)
             };
             let peers = |rule: &Rule| peers(rule, &policy.about.namespace, pods, namespaces);
@@ -175,7 +192,7 @@ impl Node {
 }
 
 /// The addresses of the other side.
-fn peers(rule: &Rule, own: &str, pods: &[&Pod], namespaces: &HashMap<String, Labels>) -> Addresses {
+fn peers(rule: &Rule, own: &str, pods: &[Placed<'_>], namespaces: &HashMap<String, Labels>) -> Addresses {
     let Some(peers) = &rule.peers else { return Addresses::all() };
     let one = |peer: &Peer| match peer {
         Peer::Block(addresses) => addresses.clone(),
@@ -212,7 +229,7 @@ fn number(port: &Port, pod: &Pod) -> Vec<Ports> {
 }
 
 /// What a rule allows Pods to talk to. A port's name is looked up at each Pod among the peers; nobody else has any.
-fn destinations(peers: Addresses, ports: &Option<Vec<Port>>, pods: &[&Pod]) -> Vec<Allowed> {
+fn destinations(peers: Addresses, ports: &Option<Vec<Port>>, pods: &[Placed<'_>]) -> Vec<Allowed> {
     let Some(ports) = ports else { return vec![Allowed { ports: Ports::ALL, peers }] };
     let mut allowed = Vec::new();
     for port in ports {

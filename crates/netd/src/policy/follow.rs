@@ -10,7 +10,7 @@ use kube::runtime::watcher;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::task::JoinSet;
 
-use super::compiled::{Compiled, Node};
+use super::compiled::{Compiled, Node, Placed};
 use super::model::{Labels, NetworkPolicy, Pod};
 use crate::access::Access;
 use crate::config::{Config, Path};
@@ -51,8 +51,11 @@ pub async fn run(shared: Shared, access: Rc<Access>) -> Result<(), Error> {
     let mut others = JoinSet::new();
     let mut known = Known::default();
     let mut updates = Vec::with_capacity(BATCH);
-    while receiver.recv_many(&mut updates, BATCH).await > 0 {
-        let mut changed = false;
+    loop {
+        let mut changed = tokio::select! {
+            received = receiver.recv_many(&mut updates, BATCH) => if received == 0 { return Ok(()) } else { false },
+            () = shared.policy.attachments.changed.notified() => true,
+        };
         for update in updates.drain(..) {
             changed |= known.update(update, |policy| tell(&shared, policy));
         }
@@ -66,11 +69,18 @@ pub async fn run(shared: Shared, access: Rc<Access>) -> Result<(), Error> {
             others = JoinSet::new(); // which ends them
             (known.pods, known.namespaces) = (None, None);
         }
-        if changed && let Some((compiled, policies)) = known.compile(config) {
-            shared.policy.set(compiled, policies.into());
+        if changed {
+            shared.policy.attachments.retain(|name| known.pods.as_ref()?.get(name).map(|pod| pod.address.is_some()));
+            let attached = shared.policy.attachments.addresses();
+            if let Some((compiled, policies)) = known.compile(config, &attached) {
+                shared.policy.set(compiled, policies.into());
+                shared
+                    .policy
+                    .attachments
+                    .compiled(|name| known.pods.as_ref().is_some_and(|pods| pods.contains_key(name)));
+            }
         }
     }
-    Ok(())
 }
 
 /// Follows the objects of a kind until the set is dropped.
@@ -107,7 +117,7 @@ impl Known {
     }
 
     /// What is to be in force, once all that matters is known.
-    fn compile(&self, config: &Config) -> Option<(Compiled, Vec<About>)> {
+    fn compile(&self, config: &Config, attached: &HashMap<Name, Ipv4Addr>) -> Option<(Compiled, Vec<About>)> {
         let policies = self.policies.as_ref()?;
         let node =
             Node { address: config.node_address, gateway: config.gateway, services: config.services, dns: config.dns };
@@ -116,7 +126,13 @@ impl Known {
         }
         let (pods, namespaces) = (self.pods.as_ref()?, self.namespaces.as_ref()?);
         let dns = name_server(config.dns);
-        let pods: Vec<&Pod> = pods.values().chain([&dns]).collect();
+        let place = |(name, pod): (&Name, &Pod)| {
+            // The API hears of an address only when the Pod runs; the CNI plugin has said it before.
+            let address = pod.address.or_else(|| attached.get(name).copied())?;
+            Some(Placed { pod, address })
+        };
+        let pods: Vec<Placed<'_>> =
+            pods.iter().filter_map(place).chain([Placed { pod: &dns, address: config.dns }]).collect();
         let labels = |(name, labels): (&Name, &Labels)| (name.name.to_string(), labels.clone());
         let namespaces = namespaces.iter().map(labels).collect();
         let abouts = policies.values().map(|policy| policy.about.clone()).collect();
@@ -148,7 +164,7 @@ pub(super) fn name_server(address: Ipv4Addr) -> Pod {
     Pod {
         namespace: "kube-system".to_owned(),
         labels: [("k8s-app".to_owned(), "kube-dns".to_owned())].into(),
-        address,
+        address: Some(address),
         ports: vec![
             port("dns", Protocol::Udp, 53),
             port("dns-tcp", Protocol::Tcp, 53),

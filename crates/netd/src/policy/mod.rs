@@ -11,6 +11,7 @@
 
 pub(crate) mod acl;
 mod addresses;
+mod attachments;
 mod compiled;
 mod follow;
 mod model;
@@ -23,9 +24,11 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
+use crate::control::Name;
 use crate::notice::About;
 use crate::table::Protocol;
 
+use attachments::Attachments;
 pub use compiled::Compiled;
 pub use follow::run;
 
@@ -38,6 +41,7 @@ pub struct Policy {
     /// Whether the API has still to say which there are.
     unknown: Cell<bool>,
     changed: Notify,
+    attachments: Attachments,
 }
 
 impl Policy {
@@ -47,9 +51,31 @@ impl Policy {
         !self.unknown.get() && self.compiled.borrow().allows(source, destination, protocol)
     }
 
+    /// Takes in that a Pod is about to start with this address, and waits until policies hold for it; not for long.
+    pub async fn attach(&self, namespace: &str, name: &str, address: Ipv4Addr) {
+        let nothing = self.policies.borrow().is_empty() && !self.unknown.get();
+        if nothing {
+            return;
+        }
+        let pod = Name { namespace: namespace.into(), name: name.into() };
+        if !self.attachments.add(pod, address).await {
+            tracing::warn!("{namespace}/{name} starts at {address} before its policies hold");
+        }
+    }
+
     /// What is in force; `None` while that is not known, and whatever the table says of it holds.
     pub(crate) fn compiled(&self) -> Option<Rc<Compiled>> {
         (!self.unknown.get()).then(|| self.compiled.borrow().clone())
+    }
+
+    /// How often it was worked out what is in force.
+    pub(crate) fn generation(&self) -> u64 {
+        self.attachments.last()
+    }
+
+    /// The table says what was in force then, or is not to.
+    pub(crate) fn enforced(&self, generation: u64) {
+        self.attachments.enforced(generation);
     }
 
     /// The policies that there are.

@@ -25,15 +25,16 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Pod {
     pub namespace: String,
     pub labels: Labels,
-    pub address: Ipv4Addr,
+    /// Its own, once the API knows it.
+    pub address: Option<Ipv4Addr>,
     /// Ports by name.
     pub ports: Vec<(String, Protocol, u16)>,
 }
 
 impl Pod {
-    /// `None` for one that has no address of its own: not yet, no more, or the node's.
+    /// `None` for one that has no address of its own: no more, or the node's.
     pub fn new(pod: ApiPod) -> Option<Self> {
-        let (spec, status) = (pod.spec?, pod.status?);
+        let (spec, status) = (pod.spec?, pod.status.unwrap_or_default());
         let over = status.phase.is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
         if over || spec.host_network == Some(true) {
             return None;
@@ -43,7 +44,7 @@ impl Pod {
         Some(Self {
             namespace: pod.metadata.namespace?,
             labels: pod.metadata.labels.unwrap_or_default(),
-            address: status.pod_ip?.parse().ok()?,
+            address: status.pod_ip.and_then(|address| address.parse().ok()),
             ports: containers.flat_map(named_ports).collect(),
         })
     }

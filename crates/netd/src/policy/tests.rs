@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use terrarium_cni::iptables::{self, Chain, Hook, Match, Target};
 
 use super::acl::{self, Level};
-use super::compiled::{Compiled, Node};
+use super::compiled::{Compiled, Node, Placed};
 use super::model::{NetworkPolicy, Pod};
 use crate::config::Config;
 use crate::relay;
@@ -34,7 +34,7 @@ fn pod(namespace: &str, number: u8, labels: &[(&str, &str)]) -> Pod {
     Pod {
         namespace: namespace.into(),
         labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
-        address: pod_ip(number),
+        address: Some(pod_ip(number)),
         ports: vec![("web".into(), Tcp, 8000 + u16::from(number))],
     }
 }
@@ -48,7 +48,8 @@ fn compile(policies: &[NetworkPolicy], pods: &[Pod]) -> Compiled {
     let labels = |name: &str| [("name".to_owned(), name.to_owned())].into();
     let namespaces: HashMap<_, _> = ["a", "b"].map(|name| (name.to_owned(), labels(name))).into();
     let dns = super::follow::name_server(DNS);
-    let pods: Vec<&Pod> = pods.iter().chain([&dns]).collect();
+    let place = |pod| Placed { pod, address: pod.address.unwrap() };
+    let pods: Vec<_> = pods.iter().chain([&dns]).map(place).collect();
     Compiled::new(node(), policies, &pods, &namespaces)
 }
 
@@ -292,7 +293,7 @@ fn some_policies() -> impl Strategy<Value = Vec<NetworkPolicy>> {
 
 /// Connections of everyone to everyone, by ports that matter.
 fn packets(pods: &[Pod]) -> Vec<Packet> {
-    let mut sources: Vec<_> = pods.iter().map(|pod| pod.address).collect();
+    let mut sources: Vec<_> = pods.iter().filter_map(|pod| pod.address).collect();
     sources.extend([OUTSIDE]);
     let destinations: Vec<_> = sources.iter().copied().chain([DNS, GATEWAY]).collect();
     let mut packets = Vec::new();

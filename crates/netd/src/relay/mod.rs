@@ -29,6 +29,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 pub use gauges::Gauges;
+pub(crate) use listener::addresses_of;
 
 use crate::config::Path;
 use crate::table::{Frontend, Otherwise, Protocol};

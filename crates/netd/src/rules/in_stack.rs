@@ -4,10 +4,12 @@
 //! source port was used a moment ago waits for a second. So it is for few and long connections. Those that the relay
 //! carries already stay there.
 //!
+//! A Service's annotation `terrarium.dev/path` can say `in-stack` or `relay`. Otherwise what was carried decides.
+//!
 //! What goes past the relay cannot be counted: the kernel tells nothing of it. So the way is given for a while, and then
 //! taken back to look again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -17,7 +19,7 @@ use terrarium_cni::iptables::{Match, Protocol as Transport, Rule, Target};
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::table::{Frontend, Protocol, Route};
+use crate::table::{Frontend, Protocol, Route, Way};
 
 /// Bytes per second that are worth rules.
 const RATE: u64 = 4 << 20;
@@ -35,6 +37,8 @@ const ENDPOINTS: usize = 16;
 pub struct InStack {
     /// Until when, and how many bytes per second it was worth.
     chosen: BTreeMap<Frontend, (Instant, u64)>,
+    /// Those that are to, whatever they carry.
+    asked: BTreeSet<Frontend>,
     /// Those that have carried something.
     samples: HashMap<Frontend, Sample>,
     sampled: Instant,
@@ -54,7 +58,14 @@ struct Sample {
 impl InStack {
     pub fn new() -> Self {
         let ports = ephemeral_ports().unwrap_or(16_000..=u16::MAX); // gVisor's own range
-        Self { chosen: BTreeMap::new(), samples: HashMap::new(), sampled: Instant::now(), busy: false, ports }
+        Self {
+            chosen: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            samples: HashMap::new(),
+            sampled: Instant::now(),
+            busy: false,
+            ports,
+        }
     }
 
     /// Whether to look again soon.
@@ -69,7 +80,21 @@ impl InStack {
 
     /// Whether this frontend goes past the relay.
     pub fn has(&self, frontend: &Frontend) -> bool {
-        self.chosen.contains_key(frontend)
+        self.chosen.contains_key(frontend) || self.asked.contains(frontend)
+    }
+
+    /// Takes in that a frontend's route has changed. Whether rules follow from it.
+    pub fn changed(&mut self, frontend: Frontend, route: Option<&Route>) -> bool {
+        let had = self.has(&frontend);
+        if route.is_some_and(|route| route.way == Way::InStack) {
+            self.asked.insert(frontend);
+        } else {
+            self.asked.remove(&frontend);
+        }
+        if route.is_none_or(|route| route.way == Way::Relay) {
+            self.chosen.remove(&frontend);
+        }
+        had || self.has(&frontend)
     }
 
     /// Looks at what was carried since the last time. Whether anyone is to go another way now.
@@ -90,7 +115,10 @@ impl InStack {
             let carried = bytes.saturating_sub(last.bytes);
             let rate = carried.saturating_mul(1000) / milliseconds;
             let each = carried / connections.saturating_sub(last.connections).max(1);
-            let worth = rate >= RATE && each >= PER_CONNECTION && is_eligible(config, frontend, route);
+            let worth = rate >= RATE
+                && each >= PER_CONNECTION
+                && route.way == Way::Measured
+                && is_eligible(config, frontend, route);
             let streak = if worth { last.streak.saturating_add(1) } else { 0 };
             self.busy |= rate >= RATE;
             if streak >= STREAK && self.chosen.insert(*frontend, (now + LEASE, rate)).is_none() {
@@ -104,9 +132,10 @@ impl InStack {
 
     /// Rules of those that go past the relay, the busiest first. `route` is asked where they lead now.
     pub fn rules(&self, config: &Config, route: impl Fn(&Frontend) -> Option<Rc<Route>>) -> Vec<Vec<Rule>> {
-        let mut chosen: Vec<_> = self.chosen.iter().map(|(frontend, (_, rate))| (rate, frontend)).collect();
+        let chosen = self.chosen.iter().map(|(frontend, (_, rate))| (*rate, frontend));
+        let mut chosen: Vec<_> = chosen.chain(self.asked.iter().map(|frontend| (u64::MAX, frontend))).collect();
         chosen.sort_unstable_by(|one, other| other.cmp(one));
-        let rules = |(_, frontend): (&u64, &Frontend)| {
+        let rules = |(_, frontend): (u64, &Frontend)| {
             let route = route(frontend).filter(|route| is_eligible(config, frontend, route))?;
             Some(lead(frontend, &route, &self.ports))
         };
@@ -189,6 +218,22 @@ mod tests {
         assert!(!after(9, 1, 64 << 20, route(&["10.42.0.5:8080", "10.201.0.2:6443"])), "to the node");
         assert!(!after(9, 1, 64 << 20, Route { affinity: Some(LEASE), ..web() }));
         assert!(!after(9, 1, 64 << 20, route(&[])));
+        assert!(!after(9, 1, 64 << 20, Route { way: Way::Relay, ..web() }));
+    }
+
+    #[test]
+    fn who_asks_for_a_way_has_it() {
+        let mut in_stack = InStack::new();
+        let asks = |way| Some(Rc::new(Route { way, ..route(&["10.42.0.5:8080"]) }));
+        for (way, changes, rules) in
+            [(Way::Measured, false, 0), (Way::InStack, true, 1), (Way::InStack, true, 1), (Way::Relay, true, 0)]
+        {
+            let route = asks(way);
+            assert_eq!(in_stack.changed(frontend(), route.as_deref()), changes, "{way:?}");
+            assert_eq!(in_stack.rules(&config(), |_| route.clone()).len(), rules, "{way:?}");
+        }
+        in_stack.changed(frontend(), asks(Way::InStack).as_deref());
+        assert!(in_stack.changed(frontend(), None) && !in_stack.has(&frontend()));
     }
 
     #[test]

@@ -35,7 +35,10 @@ const BATCH: usize = 256;
 /// Keeps the rules, and removes those of Services in the end.
 pub async fn run(shared: Shared) -> Result<(), Error> {
     if shared.config.path == Path::Bound {
-        return std::future::pending().await;
+        loop {
+            shared.policy.changed().await;
+            shared.policy.enforced(shared.policy.generation());
+        }
     }
     let mut kept = Kept(Keeper::open().map_err(Error::Nat)?);
     let mut in_stack = InStack::new();
@@ -51,7 +54,10 @@ pub async fn run(shared: Shared) -> Result<(), Error> {
         due = tokio::select! {
             () = shared.policy.changed() => true,
             _ = changes.recv_many(&mut changed, BATCH) => {
-                changed.drain(..).fold(false, |due, frontend| due | in_stack.has(&frontend))
+                let changed = changed.drain(..);
+                changed.fold(false, |due, frontend| {
+                    due | in_stack.changed(frontend, shared.table.get(&frontend).as_deref())
+                })
             }
             () = sleep_until(in_stack.sampled() + pause) => {
                 let sampled = in_stack.sample(Instant::now(), &shared.config, &shared.table.all());
@@ -75,7 +81,7 @@ impl Drop for Kept {
 /// Sets what is to be there now, and has authors of policies told if that is not what they ask for. `told` is what they
 /// were told last, policies and level.
 async fn set(keeper: &mut Keeper, in_stack: &InStack, shared: &Shared, told: &mut Option<Level>) {
-    let compiled = shared.policy.compiled();
+    let (compiled, generation) = (shared.policy.compiled(), shared.policy.generation());
     // While it is not known which policies there are, those that the table has hold on.
     let names = if compiled.is_some() { CHAINS } else { &CHAINS[..1] };
     let past = in_stack.rules(&shared.config, |frontend| shared.table.get(frontend));
@@ -85,6 +91,9 @@ async fn set(keeper: &mut Keeper, in_stack: &InStack, shared: &Shared, told: &mu
         tracing::error!("the rules of Services and policies cannot be set: {error}{cause}");
         None
     });
+    if level.is_some() {
+        shared.policy.enforced(generation);
+    }
     if *told != level {
         tracing::info!(?level, "policies in the nat table");
         *told = level;
@@ -127,7 +136,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::table::{Otherwise, Owner, Route};
+    use crate::table::{Otherwise, Owner, Route, Way};
 
     pub(crate) fn config() -> Config {
         Config {
@@ -155,6 +164,7 @@ pub(crate) mod tests {
             otherwise: Otherwise::Reject,
             affinity: None,
             sources: Rc::default(),
+            way: Way::default(),
             traffic: Rc::default(),
         }
     }

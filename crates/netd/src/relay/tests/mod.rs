@@ -18,7 +18,7 @@ use super::limits::Limits;
 use super::*;
 use crate::config::{Config, Path};
 use crate::notice::{self, Notice};
-use crate::table::{Otherwise, Owner, Route};
+use crate::table::{Otherwise, Owner, Route, Way};
 
 /// A relay with a network of its own.
 struct World {
@@ -110,6 +110,7 @@ fn route(endpoints: &[SocketAddrV4]) -> Route {
         otherwise: Otherwise::Reject,
         affinity: None,
         sources: Rc::default(),
+        way: Way::default(),
         traffic: Rc::default(),
     }
 }
