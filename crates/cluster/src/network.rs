@@ -37,7 +37,7 @@ pub(crate) fn config(spec: &Spec<'_>) -> Value {
 pub(crate) fn component(spec: &Spec<'_>) -> Result<Component, Error> {
     let config = spec.layout.config("netd.json").to_string_lossy().into_owned();
     let command = CommandLine { program: own_program()?, args: vec![NETD.to_owned(), "--config".to_owned(), config] };
-    let ready = Readiness::Http { port: HEALTHZ.port(), path: "/healthz" };
+    let ready = Readiness::Http { port: HEALTHZ.port(), path: "/readyz" };
     let runs = Runs::Service { command, env: Vec::new(), ready };
     let objects = objects::role_of_user(pki::NETD, rules()).into();
     Ok(Component { name: NETD, label: "Service proxy", needs: &[SERVER], objects, runs })

@@ -28,6 +28,12 @@ impl Access {
         Ok(Self { kubeconfig: kubeconfig.to_owned(), client: RefCell::new(client), port })
     }
 
+    /// By this client.
+    #[cfg(test)]
+    pub fn with(client: Client) -> Self {
+        Self { kubeconfig: PathBuf::new(), client: RefCell::new(client), port: None }
+    }
+
     /// The client.
     pub fn client(&self) -> Client {
         self.client.borrow().clone()
@@ -65,11 +71,17 @@ async fn client(kubeconfig: &Path) -> Result<(Client, Option<u16>), kube::Error>
 pub struct Pause(Option<(Instant, Duration)>);
 
 impl Pause {
+    /// Whether no errors have come lately: the next one is news.
+    pub fn is_over(&self) -> bool {
+        let (_, longest) = BACKOFF;
+        self.0.is_none_or(|(last, _)| last.elapsed() >= longest)
+    }
+
     /// Waits.
     pub async fn after_error(&mut self) {
         let (first, longest) = BACKOFF;
         let next = match self.0 {
-            Some((last, pause)) if last.elapsed() < longest => (pause * 2).min(longest),
+            Some((_, pause)) if !self.is_over() => (pause * 2).min(longest),
             _ => first,
         };
         sleep(next).await;

@@ -23,7 +23,7 @@ pub mod config;
 pub mod control;
 mod error;
 pub mod host_ports;
-pub mod metrics;
+mod metrics;
 pub mod notice;
 pub mod policy;
 pub mod relay;

@@ -166,3 +166,90 @@ fn event(notice: &Notice, node: &str, now: Timestamp) -> Event {
         ..Event::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notice::About;
+
+    fn notice(message: &str) -> Notice {
+        Notice {
+            about: About {
+                api_version: "v1",
+                kind: "Service",
+                namespace: "ns".to_owned(),
+                name: "web".to_owned(),
+                uid: "1".to_owned(),
+            },
+            reason: "Reason",
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_same_is_posted_once_an_hour() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for (message, after) in [("a", 0), ("a", 1), ("b", 2), ("a", 3599), ("a", 3600)] {
+            queue.add(notice(message), now + Duration::from_secs(after));
+        }
+        let waiting: Vec<_> = queue.waiting.iter().map(|notice| notice.message.as_str()).collect();
+        assert_eq!(waiting, ["a", "b", "a"]);
+    }
+
+    #[test]
+    fn what_waits_and_what_is_remembered_is_bounded() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for number in 0..3 * REMEMBERED {
+            queue.add(notice(&number.to_string()), now);
+            assert!(queue.waiting.len() <= WAITING && queue.seen.len() <= REMEMBERED);
+            if number % 2 == 0 {
+                queue.waiting.pop_front();
+            }
+        }
+    }
+
+    #[test]
+    fn what_found_no_place_may_come_again() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for number in 0..=WAITING {
+            queue.add(notice(&number.to_string()), now);
+        }
+        queue.waiting.clear();
+        queue.add(notice(&WAITING.to_string()), now);
+        assert_eq!(queue.waiting.len(), 1);
+    }
+
+    #[test]
+    fn after_a_burst_events_are_posted_one_by_one() {
+        let now = Instant::now();
+        let mut rate = Rate::new(now);
+        for _ in 0..BURST {
+            assert!(rate.next() <= now);
+            rate.spent(now);
+        }
+        assert_eq!(rate.next(), now + INTERVAL);
+        rate.spent(now + INTERVAL);
+        assert_eq!(rate.next(), now + INTERVAL * 2);
+        let later = now + Duration::from_secs(600);
+        rate.spent(later);
+        assert!(rate.next() <= later);
+    }
+
+    #[test]
+    fn an_event_is_as_the_api_wants_it() {
+        let mut notice = notice(&"ä".repeat(NOTE));
+        let event = event(&notice, "node", Timestamp::UNIX_EPOCH);
+        assert!(event.note.is_some_and(|note| note.len() <= NOTE));
+        assert_eq!(event.reporting_controller.as_deref(), Some("terrarium-netd"));
+        assert_eq!(event.reporting_instance.as_deref(), Some("node"));
+        assert_eq!(event.metadata.namespace.as_deref(), Some("ns"));
+        let regarding = event.regarding.unwrap();
+        assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Service"), Some("1")));
+
+        notice.about.namespace.clear();
+        notice.about.name = "a".repeat(253);
+        let event = super::event(&notice, "node", Timestamp::now());
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        assert!(event.metadata.name.is_some_and(|name| name.len() <= 253));
+    }
+}

@@ -76,7 +76,13 @@ impl Health {
         self.answer(self.is_healthy() && eligible, Some(eligible))
     }
 
-    /// What `/livez` answers: who starts this process again when it fails should not because of the API.
+    /// What `/readyz` answers, which kube-proxy does not have: whether Services lead anywhere. That they are not changed any
+    /// more is no reason to start this process again, after which they would lead nowhere.
+    pub fn readyz(&self) -> Answer {
+        self.answer(self.complete.get(), None)
+    }
+
+    /// What `/livez` answers: that this process answers.
     pub fn livez(&self) -> Answer {
         self.answer(true, None)
     }
@@ -96,5 +102,80 @@ impl Health {
         body["healthy"] = healthy.into();
         body["status"] = json!({ "IPv4": { "lastUpdated": updated.to_string(), "healthy": healthy } });
         http::json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn body(answer: &Answer) -> Value {
+        serde_json::from_str(answer.body()).unwrap()
+    }
+
+    #[test]
+    fn health_is_told_in_the_words_of_kube_proxy() {
+        let health = Health::default();
+        assert_eq!(health.healthz().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            (health.readyz().status(), health.livez().status()),
+            (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK)
+        );
+        health.applied();
+        let healthz = health.healthz();
+        assert_eq!((healthz.status(), health.readyz().status()), (StatusCode::OK, StatusCode::OK));
+        let healthz = body(&healthz);
+        for time in [&healthz["lastUpdated"], &healthz["currentTime"], &healthz["status"]["IPv4"]["lastUpdated"]] {
+            time.as_str().unwrap().parse::<Timestamp>().unwrap();
+        }
+        assert_eq!((&healthz["healthy"], &healthz["nodeEligible"]), (&json!(true), &json!(true)));
+        assert_eq!(body(&health.livez())["nodeEligible"], json!(null));
+    }
+
+    #[test]
+    fn a_node_without_object_gets_no_more_work() {
+        let health = Health::default();
+        health.applied();
+        health.node(true);
+        let healthz = health.healthz();
+        assert_eq!((healthz.status(), health.livez().status()), (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK));
+        assert_eq!((&body(&healthz)["healthy"], &body(&healthz)["nodeEligible"]), (&json!(true), &json!(false)));
+        health.node(false);
+        assert_eq!(health.healthz().status(), StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_out_of_reach_is_unhealthy_after_two_minutes() {
+        let health = Health::default();
+        health.applied();
+        for seconds in (0..120).step_by(5) {
+            assert!(health.is_healthy(), "after {seconds} s");
+            health.slices.lost();
+            advance(Duration::from_secs(5)).await;
+        }
+        health.slices.lost();
+        assert!(!health.is_healthy());
+        // It stays ready: starting this process again would take all routes away.
+        assert_eq!((health.readyz().status(), health.livez().status()), (StatusCode::OK, StatusCode::OK));
+        health.slices.heard();
+        assert!(health.is_healthy());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_there_again_need_not_say_so() {
+        let health = Health::default();
+        health.applied();
+        for _ in 0..30 {
+            health.services.lost();
+            advance(Duration::from_secs(5)).await;
+        }
+        assert!(!health.is_healthy());
+        advance(ERRORS_END).await;
+        assert!(health.is_healthy());
+        health.services.lost();
+        assert!(health.is_healthy());
     }
 }

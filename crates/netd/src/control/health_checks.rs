@@ -88,3 +88,95 @@ fn answer(name: &Name, local: usize, healthy: bool) -> Answer {
     answer.headers_mut().insert(weight, HeaderValue::from(local));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener as Blocking;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc::UnboundedReceiver;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::notice::{About, channel};
+
+    fn notice(_: u16) -> Notice {
+        let about =
+            About { api_version: "v1", kind: "Service", namespace: "ns".into(), name: "web".into(), uid: "1".into() };
+        Notice { about, reason: "FailedToStartServiceHealthcheck", message: "Taken:".to_owned() }
+    }
+
+    fn with_checks(test: impl AsyncFnOnce(HealthChecks, UnboundedReceiver<Notice>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let (notices, noticed) = channel();
+            let health = Rc::new(Health::default());
+            health.applied();
+            test(HealthChecks::new(health, notices), noticed).await;
+        });
+    }
+
+    fn web() -> Rc<Name> {
+        Rc::new(Name { namespace: "ns".into(), name: "web".into() })
+    }
+
+    /// A port that nobody has, of those that are not chosen for clients.
+    fn unused() -> u16 {
+        (20_000..30_000).find(|port| Blocking::bind(("0.0.0.0", *port)).is_ok()).unwrap()
+    }
+
+    async fn ask(port: u16) -> Option<String> {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        Some(answer)
+    }
+
+    /// Other tasks have done what they can.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn load_balancers_are_told_of_endpoints_here() {
+        with_checks(async |mut checks, _noticed| {
+            let port = unused();
+            checks.set(web(), Some((port, 2)), notice);
+            settle().await;
+            let answer = ask(port).await.unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains("x-load-balancing-endpoint-weight: 2"),
+                "{answer}"
+            );
+            let expected =
+                r#"{"service":{"namespace":"ns","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}"#;
+            assert!(answer.ends_with(expected), "{answer}");
+
+            checks.set(web(), Some((port, 0)), notice);
+            let answer = ask(port).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(r#""localEndpoints":0"#), "{answer}");
+
+            checks.set(web(), None, notice);
+            settle().await;
+            assert_eq!(ask(port).await, None);
+        });
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told_of_and_tried_again() {
+        with_checks(async |mut checks, mut noticed| {
+            let port = unused();
+            let taken = Blocking::bind(("0.0.0.0", port)).unwrap();
+            checks.set(web(), Some((port, 1)), notice);
+            let notice = noticed.recv().await.unwrap();
+            assert!(notice.message.starts_with("Taken: Address already in use"), "{}", notice.message);
+            drop(taken);
+            sleep(Duration::from_secs(2)).await;
+            assert!(ask(port).await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
+        });
+    }
+}

@@ -75,3 +75,46 @@ pub fn answer(status: StatusCode, content: &'static str, body: String) -> Answer
     headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_get_by_path_and_refuses_the_rest() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ask = async |line: &str| {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(format!("{line}\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let asking = async {
+            let answer = ask("GET /a?b=c HTTP/1.1").await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("path /a"), "{answer}");
+            let answer = ask("HEAD /a HTTP/1.1").await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+            assert!(ask("POST /a HTTP/1.1").await.starts_with("HTTP/1.1 405"));
+            assert!(ask("nonsense").await.starts_with("HTTP/1.1 400"));
+            // More at once than are served at once: the rest waits.
+            let idle: Vec<_> = futures::future::join_all((0..CLIENTS).map(|_| TcpStream::connect(address))).await;
+            let waits = ask("GET /b HTTP/1.1");
+            let (answer, ()) = tokio::join!(waits, async { drop(idle) });
+            assert!(answer.ends_with("path /b"), "{answer}");
+        };
+        let serving = serve(listener, |path: &str| plain(StatusCode::OK, format!("path {path}")));
+        LocalSet::new()
+            .run_until(async {
+                tokio::select! {
+                    () = serving => (),
+                    () = asking => (),
+                }
+            })
+            .await;
+    }
+}

@@ -121,7 +121,17 @@ pub async fn run(shared: Shared, access: Rc<Access>, noticed: UnboundedReceiver<
     };
     let apply = async {
         let mut updates = Vec::with_capacity(BATCH);
-        while receiver.recv_many(&mut updates, BATCH).await > 0 {
+        let mut frontends = Vec::with_capacity(BATCH);
+        let mut changed = shared.table.subscribe();
+        loop {
+            let came = tokio::select! {
+                came = receiver.recv_many(&mut updates, BATCH) => came,
+                came = changed.recv_many(&mut frontends, BATCH) => came,
+            };
+            if came == 0 {
+                return;
+            }
+            frontends.drain(..).for_each(|frontend| control.routing.changed(frontend));
             control.apply(&mut updates);
         }
     };
@@ -141,6 +151,7 @@ pub async fn run(shared: Shared, access: Rc<Access>, noticed: UnboundedReceiver<
             http::serve(healthz_at, move |path| {
                 let (answer, answers) = match path {
                     "/healthz" => (health.healthz(), &metrics.healthz),
+                    "/readyz" => return health.readyz(),
                     "/livez" => (health.livez(), &metrics.livez),
                     _ => return not_found(),
                 };

@@ -57,10 +57,12 @@ impl Routing {
             wanted.iter().any(of_balancer) && refused.iter().all(|refused| refused.scope != Scope::Balanced);
         for wanted in wanted {
             let holder = self.claims.holder(&claimed(wanted.frontend, self.place.config.node_address));
-            if let Some(holder) = holder.filter(|holder| *holder != name) {
+            let holder = holder.filter(|holder| *holder != name).map(|holder| format!("Service {holder}"));
+            let holder = holder.or_else(|| self.occupant(wanted.frontend).map(|it| format!("{} {it}", it.kind)));
+            if let Some(holder) = holder {
                 routes.balanced &= !of_balancer(&wanted);
                 routes.lost.push(wanted.frontend);
-                routes.problems.push(taken(name, service, &wanted, holder));
+                routes.problems.push(taken(name, service, &wanted, &holder));
                 continue;
             }
             let (owner, traffic) = &ports[wanted.port];
@@ -173,9 +175,9 @@ fn notice(name: &Name, service: &Service, reason: &'static str, message: String)
     Notice { about, reason, message }
 }
 
-fn taken(name: &Name, service: &Service, wanted: &Wanted, holder: &Name) -> Notice {
+fn taken(name: &Name, service: &Service, wanted: &Wanted, holder: &str) -> Notice {
     let frontend = wanted.frontend;
-    let message = format!("Service {holder} has {frontend} already. This Service gets it when that one gives it up.");
+    let message = format!("{holder} has {frontend} already. This Service gets it when that one gives it up.");
     notice(name, service, "FrontendTaken", message)
 }
 

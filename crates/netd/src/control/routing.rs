@@ -4,6 +4,7 @@
 //! those that want the same frontends, are looked at: the work does not grow with the number of Services.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use super::claims::{Claim, Claims, claimed};
@@ -12,6 +13,9 @@ use super::service::{Balancer, Name, Service};
 use super::slice::Slice;
 use crate::notice::Notice;
 use crate::table::{Frontend, Owner, Route, Table, Traffic};
+
+/// The kind of those who own what this part puts into the table.
+const SERVICE: &str = "Service";
 
 /// All Services and slices.
 #[derive(Debug)]
@@ -168,6 +172,27 @@ impl Routing {
         self.dirty.extend(hinted);
     }
 
+    /// Notes that a frontend may have come from or gone to another part of the process: host ports are in the table, too.
+    pub fn changed(&mut self, frontend: Frontend) {
+        if self.table.get(&frontend).is_some_and(|route| route.owner.kind == SERVICE) {
+            return;
+        }
+        let claimed = claimed(frontend, self.place.config.node_address);
+        for claimed in [claimed, Frontend { address: Ipv4Addr::UNSPECIFIED, ..claimed }] {
+            self.dirty.extend(self.claims.holder(&claimed).cloned());
+        }
+    }
+
+    /// Who has a frontend that is no Service.
+    pub(super) fn occupant(&self, frontend: Frontend) -> Option<Rc<Owner>> {
+        let node = self.place.config.node_address;
+        let of_node = claimed(frontend, node).address.is_unspecified();
+        let addresses = [Some(frontend.address), of_node.then_some(Ipv4Addr::UNSPECIFIED), of_node.then_some(node)];
+        let addresses = addresses.into_iter().chain([of_node.then_some(Ipv4Addr::LOCALHOST)]).flatten();
+        let routes = addresses.filter_map(|address| self.table.get(&Frontend { address, ..frontend }));
+        routes.map(|route| route.owner.clone()).find(|owner| owner.kind != SERVICE)
+    }
+
     /// From now on what is not known is not there: both kinds have been listed.
     pub fn complete(&mut self) {
         self.complete = true;
@@ -280,7 +305,7 @@ impl Held {
             });
             same.unwrap_or_else(|| {
                 let owner = Owner {
-                    kind: "Service",
+                    kind: SERVICE,
                     namespace: name.namespace.to_string(),
                     name: name.name.to_string(),
                     uid: service.uid.to_string(),
@@ -294,7 +319,7 @@ impl Held {
 }
 
 fn is_of(owner: &Owner, name: &Name) -> bool {
-    owner.kind == "Service" && *owner.namespace == *name.namespace && *owner.name == *name.name
+    owner.kind == SERVICE && *owner.namespace == *name.namespace && *owner.name == *name.name
 }
 
 fn is_same(there: &Route, route: &Route) -> bool {

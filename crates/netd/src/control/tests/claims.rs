@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::table::{Otherwise, Owner, Way};
 
 const OLD: &str = "2026-01-01T00:00:00Z";
 const NEW: &str = "2026-01-02T00:00:00Z";
@@ -100,6 +101,21 @@ fn a_node_port_and_the_same_port_of_the_nodes_address_exclude_each_other() {
 }
 
 #[test]
+fn an_older_service_takes_what_overlaps_with_what_it_wants() {
+    let mut routing = routing();
+    let spec = json!({ "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30080 }] });
+    routing.service(&name("new"), service_since("new", NEW, spec));
+    routing.publish();
+    assert_eq!(frontends(&routing), ["0.0.0.0:30080/tcp", "10.43.1.1:80/tcp"]);
+    let spec = json!({
+        "externalIPs": ["192.0.2.2"], "clusterIPs": ["10.43.1.2"], "ports": [{ "port": 30080, "protocol": "TCP" }],
+    });
+    routing.service(&name("old"), service_since("old", OLD, spec));
+    routing.publish();
+    assert_eq!(frontends(&routing), ["10.43.1.1:80/tcp", "10.43.1.2:30080/tcp", "192.0.2.2:30080/tcp"]);
+}
+
+#[test]
 fn an_address_that_passes_on_in_one_list_is_not_told_of() {
     let mut routing = routing();
     routing.service(&name("a"), service_since("a", OLD, json!({})));
@@ -109,14 +125,49 @@ fn an_address_that_passes_on_in_one_list_is_not_told_of() {
     assert_eq!(owner(&routing, "10.43.1.1:80/tcp").as_deref(), Some("b"));
 }
 
-#[test]
-fn what_another_part_has_put_into_the_table_is_not_taken_away() {
-    let (mut routing, _) = served(json!({ "externalIPs": ["203.0.113.9"] }), json!([]));
-    let at = frontend("203.0.113.9:80/tcp");
-    let mut route = Route::clone(&routing.table.get(&at).unwrap());
-    route.owner = Rc::new(crate::table::Owner { kind: "Pod", ..(*route.owner).clone() });
-    routing.table.set(at, route);
-    routing.service(&name("web"), None);
+/// A Pod has a host port.
+fn host_port(routing: &mut Routing, at: &str) {
+    let owner = Owner { kind: "Pod", namespace: "ns".into(), name: "pod".into(), uid: "1".into(), port: "80".into() };
+    let route = Route {
+        owner: owner.into(),
+        endpoints: Rc::default(),
+        otherwise: Otherwise::Reject,
+        affinity: None,
+        sources: Rc::default(),
+        way: Way::default(),
+        traffic: Rc::default(),
+    };
+    routing.table.set(frontend(at), route);
+    routing.changed(frontend(at));
     routing.publish();
-    assert_eq!(frontends(&routing), ["203.0.113.9:80/tcp"]);
+}
+
+#[test]
+fn host_ports_of_pods_stay_theirs_until_given_back() {
+    let spec = || json!({ "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30080 }] });
+    for at in ["0.0.0.0:30080/tcp", "192.0.2.2:30080/tcp", "127.0.0.1:30080/tcp"] {
+        for pod_first in [true, false] {
+            let mut routing = routing();
+            if pod_first {
+                host_port(&mut routing, at);
+            }
+            routing.service(&name("web"), service("web", spec()));
+            routing.publish();
+            if !pod_first {
+                host_port(&mut routing, at);
+            }
+            let mut expected = [at, "10.43.1.1:80/tcp"];
+            expected.sort();
+            let mut seen = frontends(&routing);
+            seen.sort();
+            assert_eq!((seen, owner(&routing, at).as_deref()), (expected.map(String::from).to_vec(), Some("pod")));
+            assert!(routing.told()[0].message.contains("Pod ns/pod:80 has 0.0.0.0:30080/TCP"), "{:?}", routing.told());
+
+            routing.table.remove(&frontend(at));
+            routing.changed(frontend(at));
+            routing.publish();
+            assert_eq!(owner(&routing, "0.0.0.0:30080/tcp").as_deref(), Some("web"));
+            assert_eq!(routing.told(), []);
+        }
+    }
 }

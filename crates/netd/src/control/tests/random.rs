@@ -31,7 +31,8 @@ struct Shape {
     created: usize,
     address: usize,
     kind: &'static str,
-    ports: usize,
+    first_port: u16,
+    ports: u16,
     node_port: u16,
     external: Vec<&'static str>,
     local: (bool, bool),
@@ -50,11 +51,13 @@ struct End {
 fn shapes() -> impl Strategy<Value = Shape> {
     let external = proptest::sample::subsequence(vec!["203.0.113.1", "203.0.113.2", "192.0.2.2", "10.42.0.9"], 0..3);
     let kind = prop_oneof![Just("ClusterIP"), Just("NodePort"), Just("LoadBalancer")];
-    (0..3usize, 0..6usize, kind, 1..3usize, 30000..30003u16, external, any::<(bool, bool)>(), any::<bool>()).prop_map(
-        |(created, address, kind, ports, node_port, external, local, affinity)| Shape {
+    let ports = (prop_oneof![Just(80u16), Just(30000)], 1..3u16, 30000..30003u16);
+    (0..3usize, 0..6usize, kind, ports, external, any::<(bool, bool)>(), any::<bool>()).prop_map(
+        |(created, address, kind, (first_port, ports, node_port), external, local, affinity)| Shape {
             created,
             address,
             kind,
+            first_port,
             ports,
             node_port,
             external,
@@ -90,8 +93,8 @@ impl Shape {
         let ports: Vec<Value> = (0..self.ports)
             .map(|port| {
                 let node_port =
-                    if self.kind == "ClusterIP" { json!(null) } else { json!(self.node_port + port as u16) };
-                json!({ "name": format!("p{port}"), "port": 80 + port, "protocol": "TCP", "nodePort": node_port })
+                    if self.kind == "ClusterIP" { json!(null) } else { json!(self.node_port + port) };
+                json!({ "name": format!("p{port}"), "port": self.first_port + port, "protocol": "TCP", "nodePort": node_port })
             })
             .collect();
         let policy = |local| if local { "Local" } else { "Cluster" };
