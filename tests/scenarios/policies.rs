@@ -11,7 +11,10 @@ crate::stories! {
         a_namespace_that_denies_opens_by_label_and_namespace
         a_policy_names_ports_by_name_and_number
         what_pods_send_is_up_to_policies_too
-        a_policy_that_goes_opens_again;
+        a_policy_that_goes_opens_again
+        a_policy_that_takes_too_much_room_is_left_to_the_relay;
+    Shared:
+        what_a_policy_cannot_have_is_told;
     Harmed:
         policies_hold_while_their_keeper_is_away;
 }
@@ -103,6 +106,41 @@ fn a_policy_that_goes_opens_again(cluster: &Cluster) {
     assert_reached([Asked::new(&namespace, "after", &web(server), true)]);
 }
 
+/// More blocks than the nat table has room for, in any build.
+fn a_policy_that_takes_too_much_room_is_left_to_the_relay(cluster: &Cluster) {
+    let namespace = cluster.namespace("policies-large");
+    let server = serve(&namespace, "server");
+    let blocks = (0..=250).map(|number| json!({"ipBlock": {"cidr": format!("198.51.{number}.7/32")}}));
+    let friend = json!({"podSelector": {"matchLabels": {"role": "friend"}}});
+    let from: Vec<Value> = blocks.chain([friend]).collect();
+    policy(
+        &namespace,
+        "large",
+        &json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [{"from": from}]}),
+    );
+    assert_told(&namespace, "NetworkPolicyNotEnforcedForUDP");
+    assert_reached([
+        Asked::new(&namespace, "friend", &web(server), true),
+        Asked { name: "friend-udp", ..Asked::new(&namespace, "friend", &format!("udp://{server}:8080"), false) },
+        Asked::new(&namespace, "other", &web(server), false),
+    ]);
+}
+
+fn what_a_policy_cannot_have_is_told(cluster: &Cluster) {
+    let namespace = cluster.namespace("policies-sctp");
+    policy(&namespace, "sctp", &json!({"podSelector": {}, "ingress": [{"ports": [{"port": 7, "protocol": "SCTP"}]}]}));
+    assert_told(&namespace, "NetworkPolicyNotEnforcedInPart");
+}
+
+/// An event of this reason is there, soon.
+#[track_caller]
+fn assert_told(namespace: &Namespace<'_>, reason: &str) {
+    eventually(Duration::from_secs(10), || {
+        let events = namespace.kubectl(&format!("get events --field-selector reason={reason} -o name"));
+        if events.is_empty() { Err("no event".to_owned()) } else { Ok(()) }
+    });
+}
+
 fn policies_hold_while_their_keeper_is_away(cluster: &Cluster) {
     cluster.up();
     let namespace = cluster.namespace("policies-killed");
@@ -150,12 +188,11 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// All of them at once. Each begins when it is known by its address: before, policies do not see it.
+/// All of them at once. They try from their first instant on: policies hold by then.
 #[track_caller]
 fn assert_reached<const N: usize>(asked: [Asked<'_>; N]) {
     for one in &asked {
-        let mut pod = pod(one.name, &json!({"role": one.role}), &["reach", "--within", "4s", &one.target], &json!([]));
-        pod["spec"]["initContainers"] = json!([container("wait", &["sleep", "3s"], &json!([]))]);
+        let pod = pod(one.name, &json!({"role": one.role}), &["reach", "--within", "4s", &one.target], &json!([]));
         one.namespace.apply(&pod.to_string());
     }
     for one in &asked {
@@ -179,14 +216,11 @@ fn serve(namespace: &Namespace<'_>, name: &str) -> Ipv4Addr {
 }
 
 fn pod(name: &str, labels: &Value, args: &[&str], ports: &Value) -> Value {
+    let container = json!({"name": "sample", "image": "localhost/terrarium/sample:0.1.0", "imagePullPolicy": "Never",
+        "args": args, "ports": ports});
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
         "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
-            "containers": [container("sample", args, ports)]},
+            "containers": [container]},
     })
-}
-
-fn container(name: &str, args: &[&str], ports: &Value) -> Value {
-    let image = "localhost/terrarium/sample:0.1.0";
-    json!({"name": name, "image": image, "imagePullPolicy": "Never", "args": args, "ports": ports})
 }

@@ -18,7 +18,8 @@ crate::stories! {
         a_client_stays_with_its_pod_where_it_is_asked_for
         a_service_without_pods_refuses_at_once
         routes_follow_endpoints
-        a_rollout_under_load_loses_no_request;
+        a_rollout_under_load_loses_no_request
+        a_service_goes_past_the_relay_where_that_is_asked_for;
     Shared:
         what_a_service_must_not_have_is_refused_with_an_event;
     Harmed:
@@ -199,6 +200,29 @@ fn a_rollout_under_load_loses_no_request(cluster: &Cluster) {
         .parse()
         .expect("a number");
     assert!(requests > 100, "{ran}");
+}
+
+fn a_service_goes_past_the_relay_where_that_is_asked_for(cluster: &Cluster) {
+    let namespace = web(cluster, "services-past");
+    let address = address(&namespace, "web");
+    let rules = || cluster.sh(&format!("iptables-legacy-save -t nat | grep -c -- '-d {address}/32 .* -j DNAT'")).stdout;
+    let counts = |wanted: &str| {
+        eventually(SOON, || if rules().trim() == wanted { Ok(()) } else { Err(rules()) });
+    };
+    namespace.kubectl("annotate service web terrarium.dev/path=in-stack");
+    counts("3");
+    let ask = format!("for _ in $(seq 30); do {CURL} http://{address}/ || exit 1; done");
+    let answers = cluster.sh(&ask).succeeds();
+    let seen: BTreeSet<&str> = answers.stdout.lines().filter_map(address_on).collect();
+    assert!(seen.len() > 1, "only {seen:?} answered");
+    namespace.apply(&reacher("other", &["http://web/healthz"]));
+    assert_reached(&namespace, "other", 1);
+    // Rules follow endpoints.
+    namespace.kubectl("scale deployment/web --replicas=1");
+    counts("1");
+    namespace.kubectl("annotate service web terrarium.dev/path=relay --overwrite");
+    counts("0");
+    cluster.sh(&format!("{CURL} http://{address}/healthz")).succeeds();
 }
 
 fn what_a_service_must_not_have_is_refused_with_an_event(cluster: &Cluster) {

@@ -127,7 +127,7 @@ impl Known {
         let (pods, namespaces) = (self.pods.as_ref()?, self.namespaces.as_ref()?);
         let dns = name_server(config.dns);
         // The API hears of an address only when the Pod runs; the CNI plugin has said it before.
-        let address = |name, pod: &Pod| pod.address.or_else(|| attached.get(name).copied());
+        let address = |name: &Name, pod: &Pod| pod.address.or_else(|| attached.get(name).copied());
         let placed = pods.iter().filter_map(|(name, pod)| Some(Placed { pod, address: address(name, pod)? }));
         let pods: Vec<Placed<'_>> = placed.chain([Placed { pod: &dns, address: config.dns }]).collect();
         let labels = |(name, labels): (&Name, &Labels)| (name.name.to_string(), labels.clone());
