@@ -31,6 +31,7 @@ const NAMES: &str = include_str!("../manifests/names.yaml");
 const SERVER: &str = "10.43.0.10";
 
 fn names_of_the_cluster_resolve_in_a_pod(cluster: &Cluster) {
+    cluster.needs_routing();
     if !cluster.kind().has_root() {
         cluster.lacks("no Pod runs where one ID is mapped");
     }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use harness::{Cluster, DATA_DIR, Namespace};
+use ipnet::Ipv4Net;
 
 crate::stories! {
     Shared:
@@ -14,7 +16,7 @@ crate::stories! {
         a_node_changes_no_other_node
         keys_are_for_root_alone
         a_container_that_asks_for_nothing_is_confined
-        only_the_api_listens_on_every_address;
+        only_api_kubelet_and_relay_listen_on_every_address;
 }
 
 const SECRETS: &str = include_str!("../manifests/secrets.yaml");
@@ -22,8 +24,13 @@ const OTHER_NODE: &str = include_str!("../manifests/other-node.yaml");
 
 /// kube-apiserver's port: other machines' kubectl and nodes come to it.
 const API_PORT: u16 = 6443;
-/// The kubelet's port: the API server comes to it, and it is bound to the node's address.
+/// The kubelet's port: the API server and Pods come to it.
 const KUBELET_PORT: u16 = 10250;
+/// Where rules lead connections to Services.
+const RELAY_PORT: u16 = 10260;
+/// What users' Services of type NodePort may have.
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16);
 const KUBELET_READ_ONLY_PORT: u16 = 10255;
 
 /// A caller of HTTPS servers inside the sandbox: its curl options.
@@ -170,16 +177,19 @@ fn a_container_that_asks_for_nothing_is_confined(cluster: &Cluster) {
     assert!(is_read_only("/proc/sys") && is_read_only("/sys"), "{mounts}");
 }
 
-fn only_the_api_listens_on_every_address(cluster: &Cluster) {
+/// Connections to the relay that no rule led there are reset.
+fn only_api_kubelet_and_relay_listen_on_every_address(cluster: &Cluster) {
     let sockets = cluster.sh("cat /proc/net/tcp /proc/net/tcp6").succeeds().stdout;
     let listening: BTreeSet<(IpAddr, u16)> = sockets.lines().filter_map(listener).collect();
     let node = IpAddr::from(cluster.address());
     assert!(listening.iter().any(|(address, port)| address.is_unspecified() && *port == API_PORT), "{sockets}");
-    assert!(listening.contains(&(node, KUBELET_PORT)), "{sockets}");
+    assert!(listening.iter().any(|(address, port)| address.is_unspecified() && *port == KUBELET_PORT), "{sockets}");
     for (address, port) in listening {
+        let service = |address| matches!(address, IpAddr::V4(address) if SERVICES.contains(&address));
         let expected = address.is_loopback()
-            || address.is_unspecified() && port == API_PORT
-            || address == node && port == KUBELET_PORT;
+            || address.is_unspecified() && [API_PORT, KUBELET_PORT, RELAY_PORT].contains(&port)
+            || NODE_PORTS.contains(&port)
+            || service(address) && [53, 9153].contains(&port);
         // gVisor lists the sockets of every network namespace: a Pod's are none of the node's.
         let target = if address.is_unspecified() { node } else { address };
         let is_here = || cluster.sh(&format!("true 2>/dev/null </dev/tcp/{target}/{port}")).code == 0;

@@ -271,6 +271,7 @@ fn services_go_on_after_their_proxy_was_killed(cluster: &Cluster) {
 }
 
 fn the_whole_path_is_tried_by_doctor(cluster: &Cluster) {
+    cluster.needs_routing();
     if !cluster.kind().has_root() {
         cluster.lacks("a user without rights can have one ID mapped, and runc makes no container with it (gap `mapped-ids` in gaps.md)");
     }
