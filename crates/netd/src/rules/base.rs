@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(
             text(after(&config())),
             [
-                "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10243",
+                "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10260",
                 "-s 10.42.0.0/24 -d 10.201.0.2/32 -p tcp -j DNAT --to-destination 10.42.0.1",
                 "-s 10.42.0.0/24 -d 10.201.0.2/32 -p udp -j DNAT --to-destination 10.42.0.1",
             ]
@@ -56,8 +56,8 @@ mod tests {
         assert_eq!(
             text(after(&Config { routed: false, ..config() })),
             [
-                "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10243",
-                "-s 10.42.0.0/24 ! -d 10.42.0.1/32 -p tcp -j REDIRECT --to-ports 10243",
+                "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10260",
+                "-s 10.42.0.0/24 ! -d 10.42.0.1/32 -p tcp -j REDIRECT --to-ports 10260",
             ]
         );
     }
