@@ -127,7 +127,8 @@ fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
             "default_runtime_name": "runc",
             "runtimes": {"runc": {
                 "runtime_type": "io.containerd.runc.v2",
-                "options": {"BinaryName": layout.component("runc")?, "SystemdCgroup": false},
+                // gVisor has room for 200 session keyrings and frees none: with one for each container, none starts after that.
+                "options": {"BinaryName": layout.component("runc")?, "NoNewKeyring": true, "SystemdCgroup": false},
             }},
         },
         "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d"), "use_internal_loopback": true},
