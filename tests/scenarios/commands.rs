@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Cluster, DATA_DIR};
+use harness::{Cluster, DATA_DIR, SERVICES};
 
 crate::stories! {
     Shared:
@@ -41,7 +41,7 @@ fn status_is_one_json_document(cluster: &Cluster) {
     assert!(status["pods"].is_object());
     let components = status["components"].as_array().expect("components");
     let names: Vec<&str> = components.iter().filter_map(|component| component["name"].as_str()).collect();
-    assert_eq!(names, ["guardian", "supervisor", "containerd", "kube-server", "kubelet"]);
+    assert_eq!(names, [["guardian", "supervisor"].as_slice(), &SERVICES].concat());
     for component in components {
         assert!(component["pid"].as_i64() > Some(1), "{component}");
         assert!(component["residentBytes"].as_u64() > Some(1 << 20), "{component}");
@@ -55,7 +55,7 @@ fn status_is_one_json_document(cluster: &Cluster) {
 }
 
 fn logs_are_printed_by_component(cluster: &Cluster) {
-    for component in ["supervisor", "containerd", "kube-server", "kubelet"] {
+    for component in SERVICES.iter().chain(&["supervisor"]) {
         let log = cluster.terrarium(&format!("logs {component}")).succeeds().stdout;
         let tail = cluster.terrarium(&format!("logs {component} --tail 2")).succeeds().stdout;
         assert_eq!(tail.lines().count(), log.lines().count().min(2), "{component}: {tail}");
