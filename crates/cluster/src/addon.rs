@@ -96,7 +96,7 @@ impl Addon {
 /// Which ports are used by whom, and what follows.
 fn waits_for(ports: &[u16], holder: impl Fn(u16) -> Option<String>) -> String {
     let used = ports.iter().map(|port| {
-        let holder = holder(*port).unwrap_or_else(|| "another process".to_owned());
+        let holder = holder(*port).unwrap_or_else(preflight::anonymous);
         format!("port {port} is used by {holder}")
     });
     let used = used.collect::<Vec<_>>().join(", and ");

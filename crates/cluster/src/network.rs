@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use terrarium_cni::{DEFAULT_MTU, NetworkSettings, network_config};
 use terrarium_netd::config::{Config, Path};
+use terrarium_netd::host_ports;
 use terrarium_remedies::Setting;
 
 use crate::component::{CommandLine, Component, NETD, Readiness, Runs, SERVER, Spec};
@@ -29,8 +31,13 @@ pub(crate) fn config(spec: &Spec<'_>) -> Value {
         ip_masq,
         ip_forward,
         ipam_data_dir: spec.layout.cni("leases"),
-        host_ports: spec.layout.runtime().join("netd/hostports"),
+        host_ports: runtime_dir(spec.layout).join(host_ports::DIRECTORY),
     })
+}
+
+/// Where the Service proxy keeps what only its like may see.
+fn runtime_dir(layout: &Layout) -> PathBuf {
+    layout.runtime().join("netd")
 }
 
 /// The Service proxy: a part of this program.
@@ -69,8 +76,7 @@ pub(crate) fn netd(spec: &Spec<'_>) -> Value {
         dns: network.dns(),
         path: if redirect { Path::Redirect } else { Path::Bound },
         routed: ip_forward,
-        gate: None,
-        runtime_dir: layout.runtime().join("netd"),
+        runtime_dir: runtime_dir(layout),
         metrics: METRICS,
         healthz: HEALTHZ,
     })
@@ -96,8 +102,7 @@ impl Allowed {
 
 /// Puts the CNI plugins where containerd looks for them: this program, which knows its part by its name, and the IPAM.
 pub(crate) fn link_plugins(layout: &Layout) -> Result<(), Error> {
-    let program = std::env::current_exe().map_err(Error::io("find this program's path", "/proc/self/exe"))?;
-    for (name, target) in [(terrarium_cni::PLUGIN, program), ("host-local", layout.component("host-local")?)] {
+    for (name, target) in [(terrarium_cni::PLUGIN, own_program()?), ("host-local", layout.component("host-local")?)] {
         let link = layout.cni("bin").join(name);
         symlink(target, &link).map_err(Error::io("make the link", &link))?;
     }

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Network;
 use crate::{Error, Layout, readiness, status};
+use terrarium_probes::Resolver;
 
 /// The image that Pods are made of; every start imports it.
 const IMAGE: &str = concat!("localhost/terrarium/sample:", env!("CARGO_PKG_VERSION"));
@@ -284,8 +285,7 @@ fn not_started(why: &str) -> Leg {
 /// A name server of the sandbox's that is not on its loopback device.
 fn name_server_outside() -> Option<IpAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
-    servers.into_iter().find(|server| server.is_ipv4() && !server.is_loopback())
+    Resolver::read(&text).servers.into_iter().find(|server| server.is_ipv4() && !server.is_loopback())
 }
 
 #[cfg(test)]

@@ -146,7 +146,7 @@ pub(crate) fn check_dns_port() -> Result<(), Error> {
     }
 }
 
-fn anonymous() -> String {
+pub(crate) fn anonymous() -> String {
     "another process".to_owned()
 }
 

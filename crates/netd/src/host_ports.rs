@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use terrarium_cni::host_ports::{self, Answer, HostPort, Lease, Request};
-use terrarium_cni::iptables::Protocol as LeaseProtocol;
 use terrarium_cni::netlink::Netlink;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -28,6 +27,8 @@ use crate::{Error, Shared};
 
 /// The longest request, in bytes: a Pod with hundreds of ports, or the links of thousands of Pods.
 const LONGEST: u64 = 256 * 1024;
+/// What is granted, in a directory of this name.
+pub const DIRECTORY: &str = "hostports";
 /// How often a port that is in use is tried, and how long between: half a second.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ struct HostPorts {
 
 impl HostPorts {
     fn new(shared: Shared, has_link: fn(&str) -> bool) -> Self {
-        let directory = shared.config.runtime_dir.join("hostports");
+        let directory = shared.config.runtime_dir.join(DIRECTORY);
         Self { shared, directory, leases: RefCell::default(), has_link }
     }
 
@@ -248,11 +249,7 @@ impl HostPorts {
 }
 
 fn frontend(port: &HostPort) -> Frontend {
-    let protocol = match port.protocol {
-        LeaseProtocol::Tcp => Protocol::Tcp,
-        LeaseProtocol::Udp => Protocol::Udp,
-    };
-    Frontend { protocol, address: port.host_ip, port: port.host_port }
+    Frontend { protocol: port.protocol, address: port.host_ip, port: port.host_port }
 }
 
 fn overlap(one: Frontend, other: Frontend) -> bool {
@@ -280,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::table::Table;
-    use crate::{Config, config, notice};
+    use crate::{Config, fixtures, notice};
 
     /// What the node has: links whose names end in an even digit.
     fn even(link: &str) -> bool {
@@ -290,19 +287,14 @@ mod tests {
     fn shared(runtime_dir: &Path) -> Shared {
         let localhost = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let config = Config {
-            kubeconfig: "/nowhere".into(),
-            node: "node".into(),
             node_address: Ipv4Addr::new(127, 0, 0, 2),
             gateway: Ipv4Addr::new(127, 0, 0, 3),
-            pods: "10.42.0.0/24".parse().unwrap(),
             services: "127.43.0.0/16".parse().unwrap(),
             dns: Ipv4Addr::new(127, 43, 0, 10),
-            path: config::Path::Redirect,
-            routed: true,
-            gate: None,
             runtime_dir: runtime_dir.to_owned(),
             metrics: localhost,
             healthz: localhost,
+            ..fixtures::config()
         };
         let (notices, _) = notice::channel();
         Shared {
@@ -314,7 +306,7 @@ mod tests {
         }
     }
 
-    fn lease(link: &str, protocol: LeaseProtocol, host_ip: [u8; 4], host_port: u16) -> Lease {
+    fn lease(link: &str, protocol: Protocol, host_ip: [u8; 4], host_port: u16) -> Lease {
         let port = HostPort { protocol, host_ip: host_ip.into(), host_port, container_port: 80 };
         Lease {
             link: link.into(),
@@ -344,7 +336,7 @@ mod tests {
         runtime.block_on(test(host_ports));
     }
 
-    use LeaseProtocol::{Tcp, Udp};
+    use Protocol::{Tcp, Udp};
 
     #[test]
     fn a_lease_becomes_a_frontend_until_it_is_given_back() {

@@ -22,6 +22,8 @@ mod access;
 pub mod config;
 pub mod control;
 mod error;
+#[cfg(test)]
+mod fixtures;
 pub mod host_ports;
 mod metrics;
 pub mod notice;

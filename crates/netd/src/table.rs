@@ -8,16 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+pub use terrarium_cni::iptables::Protocol;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
-/// A transport protocol that is proxied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {
-    /// TCP
-    Tcp,
-    /// UDP
-    Udp,
-}
 
 /// An address, port and protocol that clients talk to. Address 0.0.0.0 stands for the node's own addresses (node ports).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,15 +129,6 @@ impl Table {
 
     fn tell(&self, frontend: Frontend) {
         self.subscribers.borrow_mut().retain(|subscriber| subscriber.send(frontend).is_ok());
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        })
     }
 }
 

@@ -30,6 +30,15 @@ pub enum Protocol {
     Udp = 17,
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
 /// Addresses that a rule is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addresses {

@@ -132,10 +132,6 @@ fn of(net: Ipv4Net) -> Option<iptables::Addresses> {
 /// Where any protocol will do, so will any port.
 fn with_ports(when: Match, ports: Ports) -> Match {
     let Some(protocol) = ports.protocol else { return when };
-    let protocol = match protocol {
-        Protocol::Tcp => iptables::Protocol::Tcp,
-        Protocol::Udp => iptables::Protocol::Udp,
-    };
     let when = Match { protocol: Some(protocol), ..when };
     let all = (ports.first, ports.last) == (0, u16::MAX);
     if all { when } else { when.to_ports(ports.first..=ports.last) }
@@ -158,5 +154,5 @@ fn relayed(compiled: &Compiled, node: &Node, level: Level) -> Vec<Rule> {
 const NETS: usize = 4;
 
 fn tcp() -> Match {
-    Match::protocol(iptables::Protocol::Tcp)
+    Match::protocol(Protocol::Tcp)
 }

@@ -12,8 +12,8 @@ use super::acl::{self, Level};
 use super::compiled::{Compiled, Node, Placed};
 use super::model::{NetworkPolicy, Pod};
 use crate::config::Config;
+use crate::fixtures::config;
 use crate::relay;
-use crate::rules::tests::config;
 use crate::table::Protocol::{self, Tcp, Udp};
 
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
@@ -218,16 +218,12 @@ fn fate(chains: &[Chain], packet: Packet) -> Fate {
 }
 
 fn matches(when: &Match, packet: Packet) -> bool {
-    let protocol = match packet.protocol {
-        Tcp => iptables::Protocol::Tcp,
-        Udp => iptables::Protocol::Udp,
-    };
     let within = |addresses: Option<iptables::Addresses>, address| match addresses {
         None => true,
         Some(iptables::Addresses::In(net)) => net.contains(&address),
         Some(iptables::Addresses::NotIn(net)) => !net.contains(&address),
     };
-    when.protocol.is_none_or(|wanted| wanted == protocol)
+    when.protocol.is_none_or(|wanted| wanted == packet.protocol)
         && within(when.source, packet.source)
         && within(when.destination, *packet.destination.ip())
         && when.source_ports.is_none()

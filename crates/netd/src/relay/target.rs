@@ -43,47 +43,21 @@ pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> T
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-    use std::rc::Rc;
-
     use super::*;
-    use crate::config::Path;
-    use crate::table::{Otherwise, Owner, Route, Way};
+    use crate::fixtures;
 
     fn config() -> Config {
-        let node_address = Ipv4Addr::new(192, 168, 1, 2);
-        Config {
-            kubeconfig: PathBuf::new(),
-            node: "node".into(),
-            node_address,
-            gateway: Ipv4Addr::new(10, 42, 0, 1),
-            pods: "10.42.0.0/24".parse().unwrap(),
-            services: "10.43.0.0/16".parse().unwrap(),
-            dns: Ipv4Addr::new(10, 43, 0, 10),
-            path: Path::Redirect,
-            routed: true,
-            gate: None,
-            runtime_dir: PathBuf::new(),
-            metrics: SocketAddrV4::new(node_address, 10249),
-            healthz: SocketAddrV4::new(node_address, 10256),
-        }
+        Config { node_address: Ipv4Addr::new(192, 168, 1, 2), ..fixtures::config() }
     }
 
     fn table(frontends: &[&str]) -> Table {
         let table = Table::default();
         for frontend in frontends {
             let address: SocketAddrV4 = frontend.parse().unwrap();
-            let [namespace, name, uid, port] = ["default", "web", "1", ""].map(String::from);
-            let route = Route {
-                owner: Rc::new(Owner { kind: "Service", namespace, name, uid, port }),
-                endpoints: Rc::default(),
-                otherwise: Otherwise::Reject,
-                affinity: None,
-                sources: Rc::default(),
-                way: Way::default(),
-                traffic: Rc::default(),
-            };
-            table.set(Frontend { protocol: Protocol::Tcp, address: *address.ip(), port: address.port() }, route);
+            table.set(
+                Frontend { protocol: Protocol::Tcp, address: *address.ip(), port: address.port() },
+                fixtures::route(&[]),
+            );
         }
         table
     }

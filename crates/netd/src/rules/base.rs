@@ -32,7 +32,7 @@ pub fn after(config: &Config) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::tests::config;
+    use crate::fixtures::config;
 
     fn text(rules: Vec<Rule>) -> Vec<String> {
         rules.iter().map(ToString::to_string).collect()

@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
-use terrarium_cni::iptables::{Match, Protocol as Transport, Rule, Target};
+use terrarium_cni::iptables::{Match, Rule, Target};
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -165,7 +165,7 @@ fn lead(frontend: &Frontend, route: &Route, ports: &RangeInclusive<u16>) -> Vec<
     let begin = |share: u32| if share == 0 { 1024 } else { (first + share * width / count) as u16 };
     let rule = |(share, endpoint): (u32, &std::net::SocketAddrV4)| {
         let last = if share + 1 == count { u16::MAX } else { begin(share + 1) - 1 };
-        Match::protocol(Transport::Tcp)
+        Match::protocol(Protocol::Tcp)
             .not_from(*endpoint.ip())
             .to(frontend.address)
             .from_ports(begin(share)..=last)
@@ -185,7 +185,7 @@ fn ephemeral_ports() -> Option<RangeInclusive<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::tests::{config, route};
+    use crate::fixtures::{config, route};
 
     fn frontend() -> Frontend {
         Frontend { protocol: Protocol::Tcp, address: [10, 43, 0, 7].into(), port: 80 }

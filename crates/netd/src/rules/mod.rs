@@ -131,43 +131,8 @@ fn trouble(level: Option<Level>) -> Option<(&'static str, &'static str)> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::rc::Rc;
-
+mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::table::{Otherwise, Owner, Route, Way};
-
-    pub(crate) fn config() -> Config {
-        Config {
-            kubeconfig: "/k".into(),
-            node: "node".into(),
-            node_address: [10, 201, 0, 2].into(),
-            gateway: [10, 42, 0, 1].into(),
-            pods: "10.42.0.0/24".parse().unwrap(),
-            services: "10.43.0.0/16".parse().unwrap(),
-            dns: [10, 43, 0, 10].into(),
-            path: Path::Redirect,
-            routed: true,
-            gate: None,
-            runtime_dir: "/run".into(),
-            metrics: "127.0.0.1:10249".parse().unwrap(),
-            healthz: "127.0.0.1:10256".parse().unwrap(),
-        }
-    }
-
-    pub(crate) fn route(endpoints: &[&str]) -> Route {
-        let [namespace, name, uid, port] = ["default", "web", "1", ""].map(String::from);
-        Route {
-            owner: Rc::new(Owner { kind: "Service", namespace, name, uid, port }),
-            endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
-            otherwise: Otherwise::Reject,
-            affinity: None,
-            sources: Rc::default(),
-            way: Way::default(),
-            traffic: Rc::default(),
-        }
-    }
 
     #[test]
     fn whoever_cleans_up_knows_the_chains() {

@@ -47,7 +47,7 @@ mod tests {
     use terrarium_cni::iptables::{Protocol, Target};
 
     use super::*;
-    use crate::rules::tests::config;
+    use crate::fixtures::config;
 
     fn past(count: usize) -> Vec<Rule> {
         let rule = Match::protocol(Protocol::Tcp).then(Target::Return);

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::table::{Otherwise, Owner, Way};
+use crate::fixtures;
+use crate::table::Owner;
 
 const OLD: &str = "2026-01-01T00:00:00Z";
 const NEW: &str = "2026-01-02T00:00:00Z";
@@ -128,15 +129,7 @@ fn an_address_that_passes_on_in_one_list_is_not_told_of() {
 /// A Pod has a host port.
 fn host_port(routing: &mut Routing, at: &str) {
     let owner = Owner { kind: "Pod", namespace: "ns".into(), name: "pod".into(), uid: "1".into(), port: "80".into() };
-    let route = Route {
-        owner: owner.into(),
-        endpoints: Rc::default(),
-        otherwise: Otherwise::Reject,
-        affinity: None,
-        sources: Rc::default(),
-        way: Way::default(),
-        traffic: Rc::default(),
-    };
+    let route = Route { owner: owner.into(), ..fixtures::route(&[]) };
     routing.table.set(frontend(at), route);
     routing.changed(frontend(at));
     routing.publish();

@@ -17,7 +17,8 @@ use super::frontends::Place;
 use super::routing::{Outcome, Routing};
 use super::service::{Name, Service};
 use super::slice::Slice;
-use crate::config::{Config, Path};
+use crate::config::Config;
+use crate::fixtures;
 use crate::table::{Frontend, Protocol, Route, Table};
 
 const NODE: &str = "node";
@@ -25,19 +26,11 @@ const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 fn place() -> Place {
     let config = Config {
-        kubeconfig: "/kubeconfig".into(),
         node: NODE.to_owned(),
         node_address: NODE_ADDRESS,
-        gateway: Ipv4Addr::new(10, 42, 0, 1),
         pods: "10.42.0.0/16".parse().unwrap(),
-        services: "10.43.0.0/16".parse().unwrap(),
-        dns: Ipv4Addr::new(10, 43, 0, 10),
-        path: Path::Redirect,
-        routed: true,
-        gate: None,
-        runtime_dir: "/run".into(),
-        metrics: "127.0.0.1:10249".parse().unwrap(),
         healthz: "0.0.0.0:10256".parse().unwrap(),
+        ..fixtures::config()
     };
     Place::new(Rc::new(config), Some(6443))
 }

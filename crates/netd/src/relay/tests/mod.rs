@@ -17,9 +17,10 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use super::limits::Limits;
 use super::*;
 use crate::config::{Config, Path};
+use crate::fixtures;
 use crate::metrics::Counters;
 use crate::notice::{self, Notice};
-use crate::table::{Otherwise, Owner, Route, Way};
+use crate::table::Route;
 
 /// A relay with a network of its own.
 struct World {
@@ -38,19 +39,16 @@ async fn with_relay<F: Future>(limits: Limits, test: impl FnOnce(World) -> F) {
     let runtime_dir = tempfile::tempdir().unwrap();
     let address = |last: u8| Ipv4Addr::new(127, net, 42, last);
     let config = Config {
-        kubeconfig: "/none".into(),
-        node: "node".into(),
         node_address: address(100),
         gateway: address(1),
         pods: format!("127.{net}.42.0/24").parse().unwrap(),
         services: format!("127.{net}.43.0/24").parse().unwrap(),
         dns: Ipv4Addr::new(127, net, 43, 10),
         path: Path::Bound,
-        routed: true,
-        gate: None,
         runtime_dir: runtime_dir.path().into(),
         metrics: SocketAddrV4::new(address(100), 10249),
         healthz: SocketAddrV4::new(address(100), 10256),
+        ..fixtures::config()
     };
     let (notices, noticed) = notice::channel();
     let shared = Shared {
@@ -98,22 +96,7 @@ impl World {
 }
 
 fn route(endpoints: &[SocketAddrV4]) -> Route {
-    let owner = Owner {
-        kind: "Service",
-        namespace: "default".into(),
-        name: "web".into(),
-        uid: "1".into(),
-        port: "http".into(),
-    };
-    Route {
-        owner: Rc::new(owner),
-        endpoints: endpoints.into(),
-        otherwise: Otherwise::Reject,
-        affinity: None,
-        sources: Rc::default(),
-        way: Way::default(),
-        traffic: Rc::default(),
-    }
+    Route { endpoints: endpoints.into(), ..fixtures::route(&[]) }
 }
 
 /// Waits for what other tasks do, without a clock. A test that waits for good is ended by who runs it.
