@@ -8,8 +8,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::{Instant, sleep};
 
-/// The first pause after an error, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The first pause after an error, and the longest: the API is on this node, and to ask it costs little.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Errors further apart than this have nothing to do with each other.
+const APART: Duration = Duration::from_secs(10);
 
 /// A client of the API that is made anew when its certificate is.
 pub struct Access {
@@ -73,8 +75,7 @@ pub struct Pause(Option<(Instant, Duration)>);
 impl Pause {
     /// Whether no errors have come lately: the next one is news.
     pub fn is_over(&self) -> bool {
-        let (_, longest) = BACKOFF;
-        self.0.is_none_or(|(last, _)| last.elapsed() >= longest)
+        self.0.is_none_or(|(last, _)| last.elapsed() >= APART)
     }
 
     /// Waits.
