@@ -12,8 +12,10 @@ mod deployments;
 mod down;
 mod durable;
 mod gaps;
+mod host_ports;
 mod ingress;
 mod matrix;
+mod network;
 mod pods;
 mod security;
 mod services;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         pods::STORIES,
         deployments::STORIES,
         services::STORIES,
+        host_ports::STORIES,
+        network::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,
