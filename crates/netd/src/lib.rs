@@ -12,6 +12,7 @@
 //! - [`table`] is what all parts share: which frontend leads to which endpoints.
 //! - [`control`] fills it from the API: Services, EndpointSlices.
 //! - [`relay`] carries connections and datagrams by it.
+//! - [`gate`] makes connections to the outside where this process cannot.
 //! - [`rules`] keeps the few rules of the nat table that lead there.
 //! - [`policy`] says which Pod may talk to which.
 //!
@@ -20,6 +21,7 @@
 pub mod config;
 pub mod control;
 mod error;
+pub mod gate;
 pub mod metrics;
 pub mod notice;
 pub mod policy;

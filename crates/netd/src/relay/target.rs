@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::config::Config;
+use crate::gate;
 use crate::table::{Frontend, Protocol, Table};
 
 /// Where a redirected connection wants to go.
@@ -18,8 +19,8 @@ pub(super) enum Target {
     Nowhere,
 }
 
-/// Where a redirected connection to `destination` wants to go. Where the node routes, only connections to Services are
-/// redirected.
+/// Where a redirected connection to `destination` wants to go. Where the node routes and there is a way out, only connections to
+/// Services are redirected.
 pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> Target {
     let address = *destination.ip();
     let node = address == config.node_address || address == config.gateway;
@@ -30,14 +31,15 @@ pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> T
     if let Some(frontend) = aliases.into_iter().find_map(known) {
         return Target::Frontend(frontend);
     }
-    if config.routed || config.services.contains(&address) || (node && destination.port() == super::PORT) {
+    if config.services.contains(&address) || !gate::is_outside(address) {
         Target::Nowhere
     } else if node || config.pods.contains(&address) {
-        Target::Direct(destination)
-    } else if address.is_loopback() || address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
-        Target::Nowhere
-    } else {
+        let itself = node && destination.port() == super::PORT;
+        if config.routed || itself { Target::Nowhere } else { Target::Direct(destination) }
+    } else if config.gate.is_some() {
         Target::Outside(destination)
+    } else {
+        Target::Nowhere
     }
 }
 
@@ -62,7 +64,7 @@ mod tests {
             dns: Ipv4Addr::new(10, 43, 0, 10),
             path: Path::Redirect,
             routed,
-            gate: None,
+            gate: (!routed).then(|| "/gate".into()),
             runtime_dir: PathBuf::new(),
             metrics: SocketAddrV4::new(node_address, 10249),
             healthz: SocketAddrV4::new(node_address, 10256),
