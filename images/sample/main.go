@@ -31,6 +31,7 @@ const usage = `usage: sample [COMMAND]
   sleep DURATION           wait, e.g. 1.5s or 2m
   exit CODE                end with this exit code
   echo ARGS...             write the arguments to stdout
+  resolve QUESTION...      ask the resolver: a:NAME, cname:NAME, ptr:ADDRESS, srv:NAME; over TCP with tcp/ before it
 
 The web app answers:
   GET  /         a page with host name, Pod address and time
@@ -93,6 +94,8 @@ func run(args []string, out io.Writer) error {
 	case "echo":
 		_, err := fmt.Fprintln(out, strings.Join(args, " "))
 		return err
+	case "resolve":
+		return resolve(args, out)
 	case "help", "-h", "--help":
 		_, err := io.WriteString(out, usage)
 		return err

@@ -42,11 +42,12 @@ func TestTools(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, args := range map[string][]string{
-		"moss\nmoss\n": {"cat", file, file},
-		"note\n":       {"ls", dir},
-		"a b\n":        {"echo", "a", "b"},
-		"":             {"sleep", "1ms"},
-		usage:          {"--help"},
+		"moss\nmoss\n":              {"cat", file, file},
+		"note\n":                    {"ls", dir},
+		"a b\n":                     {"echo", "a", "b"},
+		"":                          {"sleep", "1ms"},
+		"a:127.0.0.1 = 127.0.0.1\n": {"resolve", "a:127.0.0.1"},
+		usage:                       {"--help"},
 	} {
 		var out strings.Builder
 		if err := run(args, &out); err != nil || out.String() != want {
@@ -57,7 +58,7 @@ func TestTools(t *testing.T) {
 		t.Errorf("exit 7: %v", err)
 	}
 	for _, args := range [][]string{{"nonsense"}, {"exit", "256"}, {"get"}, {"cat"}, {"sleep", "1"}, {"serve", "now"},
-		{"reach"}, {"reach", "ftp://host"}, {"reach", "--within", "soon", "tcp://host:1"}} {
+		{"reach"}, {"reach", "ftp://host"}, {"reach", "--within", "soon", "tcp://host:1"}, {"resolve"}, {"resolve", "mx:x"}} {
 		if err := run(args, nil); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)
 		}

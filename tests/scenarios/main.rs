@@ -9,12 +9,14 @@ mod chaos;
 mod commands;
 mod crashes;
 mod deployments;
+mod dns;
 mod down;
 mod durable;
 mod gaps;
 mod ingress;
 mod matrix;
 mod pods;
+mod policies;
 mod security;
 mod services;
 mod starts;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         pods::STORIES,
         deployments::STORIES,
         services::STORIES,
+        policies::STORIES,
+        dns::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,

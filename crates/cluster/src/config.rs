@@ -89,7 +89,8 @@ fn kubelet(spec: &Spec<'_>) -> Value {
     let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": spec.address,
+        // Pods reach the node at their gateway, whatever address of the node they ask for.
+        "address": "0.0.0.0",
         "healthzBindAddress": "127.0.0.1",
         "authentication": {
             "anonymous": {"enabled": false},

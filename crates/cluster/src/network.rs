@@ -29,7 +29,7 @@ pub(crate) fn config(spec: &Spec<'_>) -> Value {
         ip_masq,
         ip_forward,
         ipam_data_dir: spec.layout.cni("leases"),
-        host_ports: spec.layout.cni("hostports"),
+        host_ports: spec.layout.runtime().join("netd/hostports"),
     })
 }
 

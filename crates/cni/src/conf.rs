@@ -82,6 +82,9 @@ pub struct Ipam {
     /// Sets of ranges, one address from each set: host-local's key.
     #[serde(default)]
     pub ranges: Vec<Vec<AddressRange>>,
+    /// Where host-local keeps its leases.
+    #[serde(rename = "dataDir", default = "default_data_dir")]
+    pub data_dir: PathBuf,
     /// host-local's older key for a single range.
     pub subnet: Option<Ipv4Net>,
 }
@@ -91,6 +94,10 @@ pub struct Ipam {
 pub struct AddressRange {
     /// The network.
     pub subnet: Ipv4Net,
+}
+
+fn default_data_dir() -> PathBuf {
+    "/var/lib/cni/networks".into()
 }
 
 fn default_mtu() -> u32 {

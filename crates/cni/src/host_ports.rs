@@ -22,7 +22,7 @@ use crate::attachment::is_host_link;
 use crate::invocation::AddressedTo;
 use crate::iptables::Protocol;
 
-/// How long the proxy may take to answer: it does nothing but bind a few sockets.
+/// How long the proxy may take to answer: it binds a few sockets, and waits for policies for three seconds at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why host ports cannot be had.
@@ -110,7 +110,7 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Request {
-    /// Carry these ports from now on.
+    /// Carry these ports from now on, if there are any, and have policies hold for the Pod, which is about to start.
     Add(Lease),
     /// The lease of that link is gone.
     Del(String),

@@ -8,6 +8,7 @@ use std::thread;
 
 use serde::Deserialize;
 
+use crate::attachment::Attachment;
 use crate::result::CniResult;
 
 /// Why there is no address, or why one was not given back.
@@ -81,18 +82,24 @@ pub struct IpamPlugin<'a> {
 impl IpamPlugin<'_> {
     /// Takes an address.
     pub fn add(&self) -> Result<CniResult, IpamError> {
-        let output = self.run("ADD")?;
+        let output = self.run("ADD", None)?;
         serde_json::from_slice(&output).map_err(|source| IpamError::Result { plugin: self.plugin.into(), source })
     }
 
     /// Runs a command that returns nothing: `DEL`, `CHECK`, `GC` or `STATUS`. `DEL` is also the way back from ADD.
     pub fn command(&self, command: &str) -> Result<(), IpamError> {
-        self.run(command).map(drop)
+        self.run(command, None).map(drop)
     }
 
-    fn run(&self, command: &str) -> Result<Vec<u8>, IpamError> {
+    /// Gives back what an attachment has, another one than that which this call is about.
+    pub fn release(&self, attachment: &Attachment) -> Result<(), IpamError> {
+        self.run("DEL", Some(attachment)).map(drop)
+    }
+
+    fn run(&self, command: &str, attachment: Option<&Attachment>) -> Result<Vec<u8>, IpamError> {
         let program = self.find()?;
-        let output = self.execute(&program, command).map_err(|source| IpamError::Run { program, source })?;
+        let output =
+            self.execute(&program, command, attachment).map_err(|source| IpamError::Run { program, source })?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -119,9 +126,12 @@ impl IpamPlugin<'_> {
             .ok_or_else(missing)
     }
 
-    fn execute(&self, program: &PathBuf, command: &str) -> io::Result<Output> {
+    fn execute(&self, program: &PathBuf, command: &str, attachment: Option<&Attachment>) -> io::Result<Output> {
+        let attachment = attachment
+            .map(|attachment| [("CNI_CONTAINERID", &attachment.container_id), ("CNI_IFNAME", &attachment.if_name)]);
         let mut child = Command::new(program)
             .env("CNI_COMMAND", command)
+            .envs(attachment.into_iter().flatten())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -86,6 +86,15 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    /// How many bytes of a table it takes, jumps included.
+    pub fn size(&self) -> usize {
+        let jumps = self.jumps.iter().map(|(_, when)| jump(when, 0)).chain([Entry::end_of_chain()]);
+        let around: usize = jumps.chain([Entry::chain_head(self.name)]).map(|entry| entry.bytes.len()).sum();
+        around + self.rules.iter().map(Rule::size).sum::<usize>()
+    }
+}
+
 /// A table, all offsets turned into indices of entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {

@@ -114,6 +114,7 @@ fn the_chain_is_known_again_and_nothing_else_is() {
         let wanted = ours(place);
         assert!(!table.has_chain(&wanted));
         assert_eq!(table.set_chain(&wanted), Ok(true));
+        assert_eq!(table.size(), empty().size() + wanted.size());
         let mut table = through_the_kernel(&table);
         assert!(table.has_chain(&wanted));
         assert_eq!(table.set_chain(&wanted), Ok(false));

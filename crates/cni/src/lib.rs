@@ -18,6 +18,7 @@ pub mod host_ports;
 mod invocation;
 mod ipam;
 pub mod iptables;
+mod leases;
 pub mod nat;
 pub mod netlink;
 mod netns;

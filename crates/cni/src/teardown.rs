@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::nat::Nat;
 
 /// All chains of ours in the nat table, whoever made them: the plugin, or the node's Service proxy.
-pub const CHAINS: [&str; 4] = [egress::CHAIN, "TERRARIUM-SERVICES", "TERRARIUM-POLICY-OUT", "TERRARIUM-POLICY-IN"];
+pub const CHAINS: [&str; 5] =
+    [egress::CHAIN, "TERRARIUM-SERVICES", "TERRARIUM-POLICY-OUT", "TERRARIUM-POLICY-IN", "TERRARIUM-POLICY-TCP"];
 
 /// What [`teardown`] did, and what it could not do.
 #[derive(Debug, Default)]

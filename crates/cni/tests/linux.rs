@@ -15,10 +15,14 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
-use terrarium_cni::{NetworkSettings, network_config};
+use terrarium_cni::iptables::{Chain, Hook, Match, Place, Protocol, Target};
+use terrarium_cni::nat::Nat;
+use terrarium_cni::netlink::Netlink;
+use terrarium_cni::{CHAINS, NetworkSettings, network_config};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -202,12 +206,98 @@ fn egress(node: &Node, pod: &Pod) {
     println!("linux: egress leaves with the node's address");
 }
 
+/// No address is left; then one whose link is gone is taken back.
+fn a_full_range(node: &Node, one: &Pod, two: &Pod) {
+    let mut conf = node.with("name", json!("small"));
+    conf["ipam"]["ranges"][0][0]["subnet"] = json!("10.42.0.0/30");
+    let first = node.succeeds("ADD", "pod1", &one.netns, &conf);
+    assert_eq!(first["ips"][0]["address"], "10.42.0.2/32");
+    let full = node.fails("ADD", "pod2", &two.netns, &conf);
+    assert!(full["msg"].as_str().unwrap().contains("no IP addresses available in range set"), "{full}");
+    let mut netlink = Netlink::open().unwrap();
+    let link = netlink.expect_link(&links()[0]).unwrap();
+    netlink.delete_link(link.index).unwrap();
+    assert_eq!(node.succeeds("ADD", "pod2", &two.netns, &conf)["ips"], first["ips"]);
+    node.succeeds("DEL", "pod2", &two.netns, &conf);
+    assert!(links().is_empty());
+}
+
+/// Host ports take a proxy, and traffic is not shaped.
+fn what_is_asked_for_one_pod(node: &Node, pod: &Pod) {
+    let asking = |capability: &str, value: Value| node.with("runtimeConfig", json!({ capability: value }));
+    let mapping =
+        |protocol| asking("portMappings", json!([{"HostPort": 80, "ContainerPort": 80, "Protocol": protocol}]));
+    let shaped = asking("bandwidth", json!({"IngressRate": 1_000_000}));
+    for (conf, code, words) in [
+        (mapping("tcp"), 11, "Service proxy"),
+        (mapping("sctp"), 104, "80/SCTP: only TCP and UDP"),
+        (shaped.clone(), 105, "kubernetes.io/ingress-bandwidth"),
+    ] {
+        let error = node.fails("ADD", "pod1", &pod.netns, &conf);
+        assert_eq!(error["code"], code, "{error}");
+        assert!(error["msg"].as_str().unwrap().contains(words), "{error}");
+        assert_eq!((links(), node.leases()), (vec![], vec![]), "a failed ADD leaves nothing");
+    }
+    for conf in [mapping("tcp"), mapping("sctp"), shaped] {
+        node.succeeds("DEL", "pod1", &pod.netns, &conf);
+    }
+}
+
 /// Runs iproute2 in the calling thread's namespace; only to build what is not the plugin's to build.
 fn ip(arguments: &str) -> bool {
     Command::new("ip").args(arguments.split(' ')).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
+/// Linux checks every entry of a table, and gives it back.
+fn the_kernel_takes_all_kinds_of_rules() {
+    let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+    let (tcp, udp) = (Match::protocol(Protocol::Tcp), Match::protocol(Protocol::Udp));
+    let nat = match Nat::open().and_then(|nat| nat.extent().map(|_| nat)) {
+        Ok(nat) => nat,
+        Err(error) => return println!("linux: rules are skipped: {error}"),
+    };
+    let chain = |name, hook, when: Match, place, rules| Chain { name, jumps: vec![(hook, when)], place, rules };
+    let before = [
+        tcp.clone().to(net("10.43.0.10/32")).then(Target::Return),
+        tcp.clone().to(net("10.43.0.0/16")).then(Target::Redirect(10243)),
+        udp.clone().from(net("10.42.0.0/24")).then(Target::Dnat([10, 42, 0, 1].into(), None)),
+        tcp.not_from(net("10.42.0.5/32"))
+            .from_ports(1024..=2047)
+            .to_ports(80..=80)
+            .then(Target::Dnat([10, 42, 0, 5].into(), Some(8080))),
+    ];
+    let after = [
+        udp.to_ports(53..=54).then(Target::Return),
+        Match::all().from(net("10.42.0.2/31")).then(Target::Drop),
+        Match::protocol(Protocol::Tcp).not_to(net("10.42.0.0/16")).then(Target::Snat([10, 201, 0, 2].into())),
+    ];
+    let dns = Match::all().to(net("10.43.0.10/32"));
+    let chains = [
+        chain(CHAINS[1], Hook::Prerouting, Match::all(), Place::First, before.to_vec()),
+        chain(CHAINS[2], Hook::Postrouting, Match::all(), Place::First, after.to_vec()),
+        chain(CHAINS[3], Hook::Input, dns, Place::First, after[..2].to_vec()),
+    ];
+    let untouched = nat.extent().unwrap();
+    let set = || {
+        nat.change(|table| {
+            let mut changed = false;
+            for chain in &chains {
+                changed |= table.set_chain(chain)?;
+            }
+            Ok(changed)
+        })
+    };
+    assert!(set().unwrap() && !set().unwrap(), "what is there is not set again");
+    let table = nat.read().unwrap();
+    assert!(chains.iter().all(|chain| table.has_chain(chain)));
+    assert_eq!(table.size(), untouched.size as usize + chains.iter().map(Chain::size).sum::<usize>());
+    assert!(nat.remove_chains(&CHAINS).unwrap());
+    assert_eq!(nat.extent().unwrap(), untouched);
+    println!("linux: the kernel takes all kinds of rules and gives them back");
+}
+
 fn story(components: &Path) {
+    the_kernel_takes_all_kinds_of_rules();
     let mut node = Node::new(components);
     let (one, two, nowhere) = (Pod::new(), Pod::new(), Path::new(""));
 
@@ -256,9 +346,9 @@ fn story(components: &Path) {
 
     let valid = json!([{"containerID": "pod1", "ifname": "eth0"}]);
     node.succeeds("GC", "", nowhere, &node.with("cni.dev/valid-attachments", valid));
-    assert_eq!((links().len(), two.run(links).len()), (1, 0));
+    assert_eq!((links().len(), two.run(links).len(), node.leases().len()), (1, 0, 1));
     node.succeeds("CHECK", "pod1", &one.netns, &first);
-    assert_eq!(node.fails("CHECK", "pod2", &two.netns, &second)["code"], 103);
+    assert_eq!(node.fails("CHECK", "pod2", &two.netns, &second)["code"], 999, "host-local: it has no address any more");
 
     node.succeeds("DEL", "pod2", Path::new("/run/netns/gone"), &node.conf);
     node.succeeds("DEL", "pod1", &one.netns, &first);
@@ -266,6 +356,9 @@ fn story(components: &Path) {
     node.succeeds("DEL", "pod1", nowhere, &node.conf);
     assert_eq!((links(), one.run(links), node.leases()), (vec![], vec![], vec![]));
     assert!(routes().is_empty(), "{:?}", routes());
+
+    a_full_range(&node, &one, &two);
+    what_is_asked_for_one_pod(&node, &one);
 
     node.succeeds("ADD", "pod1", &one.netns, &node.conf);
     let done = terrarium_cni::teardown();

@@ -14,14 +14,17 @@
 //! - [`relay`] carries connections and datagrams by it.
 //! - [`gate`] makes connections to the outside where this process cannot.
 //! - [`rules`] keeps the few rules of the nat table that lead there.
+//! - [`host_ports`] adds the host ports of Pods, by the CNI plugin's word.
 //! - [`policy`] says which Pod may talk to which.
 //!
 //! All of it runs in one thread, on one event loop: what the parts share needs no locks.
 
+mod access;
 pub mod config;
 pub mod control;
 mod error;
 pub mod gate;
+pub mod host_ports;
 pub mod metrics;
 pub mod notice;
 pub mod policy;
@@ -37,6 +40,7 @@ use std::rc::Rc;
 pub use config::Config;
 pub use error::Error;
 
+use access::Access;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -73,6 +77,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     LocalSet::new().block_on(&runtime, async {
         let signal = |kind| signal(kind).map_err(Error::io("handle the signals of", "netd"));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let access = Rc::new(Access::new(&config.kubeconfig).await.map_err(Box::new)?);
         let (notices, noticed) = notice::channel();
         let shared = Shared {
             config: Rc::new(config),
@@ -86,8 +91,9 @@ pub fn run(config: Config) -> Result<(), Error> {
             _ = interrupted.recv() => Ok(()),
             error = relay::run(shared.clone()) => error,
             error = rules::run(shared.clone()) => error,
-            error = policy::run(shared.clone()) => error,
-            error = control::run(shared, noticed) => error,
+            error = policy::run(shared.clone(), access.clone()) => error,
+            error = host_ports::run(shared.clone()) => error,
+            error = control::run(shared, access, noticed) => error,
         }
     })
 }

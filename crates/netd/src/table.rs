@@ -58,8 +58,22 @@ pub struct Route {
     pub affinity: Option<Duration>,
     /// The sources that may use it (loadBalancerSourceRanges); empty: all.
     pub sources: Rc<[Ipv4Net]>,
+    /// Whether it goes by the relay.
+    pub way: Way,
     /// What has been carried.
     pub traffic: Rc<Traffic>,
+}
+
+/// By which way connections go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// By the relay, unless what it carries says that the other is better.
+    #[default]
+    Measured,
+    /// By the relay, always.
+    Relay,
+    /// By rules of the kernel, if it has room and can do all that the Service asks for.
+    InStack,
 }
 
 /// What happens to a client where there is no endpoint.

@@ -15,9 +15,10 @@ use crate::attachment::Attachment;
 use crate::conf::NetConf;
 use crate::error::Error;
 use crate::forwarding;
-use crate::host_ports::{self, HostPort, Request};
+use crate::host_ports::{self, HostPort, HostPortError, Request};
 use crate::invocation::AddressedTo;
-use crate::ipam::IpamError;
+use crate::ipam::{IpamError, IpamPlugin};
+use crate::leases::{Leases, Lock};
 use crate::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::netns::Netns;
 use crate::result::{CniResult, Dns, Interface, IpConfig, RouteConfig, mac_text};
@@ -49,15 +50,19 @@ pub(crate) fn add(input: &Input<'_>, to: &AddressedTo, netns: &Path) -> Result<C
     }
     prepare_node(&input.conf)?;
     let ipam = input.ipam(&to.path);
+    let leases = Leases::of(&input.conf);
+    let lock = leases.share();
     // A plugin that refuses has taken nothing, and its DEL could give back what another ADD holds.
-    let given = match ipam.add() {
+    let (given, lock) = match ipam.add() {
+        Err(error @ IpamError::Refused { .. }) => take_stale(&leases, &ipam, lock).ok_or(error)?,
         Err(error) if !matches!(error, IpamError::Result { .. }) => return Err(error.into()),
-        given => given,
+        given => (given, lock),
     };
     let attach = || {
         let given = given?;
         let addresses = addresses_of(&given)?;
         let links = attach(&to.attachment, addresses, &netns, input.conf.mtu)?;
+        drop(lock); // the link tells now that the address is in use
         lease_host_ports(&input.conf, to, addresses.pod, ports).map_err(|cause| undo_link(&to.attachment, cause))?;
         Ok(result(&input.conf, addresses, links, netns_path, given.dns))
     };
@@ -65,6 +70,25 @@ pub(crate) fn add(input: &Input<'_>, to: &AddressedTo, netns: &Path) -> Result<C
         Ok(()) => cause,
         Err(undo) => with_undo(cause, undo.into()),
     })
+}
+
+/// An address of those that belong to no link any more, if there are some.
+fn take_stale(
+    leases: &Leases,
+    ipam: &IpamPlugin<'_>,
+    shared: Option<Lock>,
+) -> Option<(Result<CniResult, IpamError>, Option<Lock>)> {
+    drop(shared);
+    let alone = leases.alone()?;
+    let mut node = Netlink::open().ok()?;
+    let is_stale = |attachment: &Attachment| matches!(node.link(&attachment.host_link()), Ok(None));
+    if leases.release(ipam, is_stale).0 == 0 {
+        return None;
+    }
+    match ipam.add() {
+        Err(IpamError::Refused { .. }) => None,
+        given => Some((given, Some(alone))),
+    }
 }
 
 /// What all Pods of a node share. It stays when an ADD fails.
@@ -117,10 +141,15 @@ fn undo_link(attachment: &Attachment, cause: Error) -> Error {
     }
 }
 
-/// Has the node's proxy carry the ports. The last step: what is leased has a link, by which the proxy tells what is stale.
+/// Has the node's proxy carry the ports and see to the Pod's policies before it starts. The last step: what is leased has a
+/// link, by which the proxy tells what is stale. A Pod without ports does not need the proxy to be there.
 fn lease_host_ports(conf: &NetConf, to: &AddressedTo, address: Ipv4Addr, ports: Vec<HostPort>) -> Result<(), Error> {
-    let (Some(leases), false) = (&conf.host_ports, ports.is_empty()) else { return Ok(()) };
-    Ok(host_ports::ask(leases, &Request::Add(host_ports::lease(to, address, ports)))?)
+    let Some(leases) = &conf.host_ports else { return Ok(()) };
+    let needed = !ports.is_empty();
+    match host_ports::ask(leases, &Request::Add(host_ports::lease(to, address, ports))) {
+        Err(HostPortError::NoProxy { .. }) if !needed => Ok(()),
+        answer => Ok(answer?),
+    }
 }
 
 /// The Pod's side, from inside its namespace.

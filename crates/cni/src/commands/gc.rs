@@ -4,6 +4,7 @@ use super::Input;
 use crate::attachment::{Attachment, is_host_link};
 use crate::error::{Error, gather};
 use crate::host_ports;
+use crate::leases::Leases;
 use crate::netlink::Netlink;
 
 /// Deletes leftovers. Goes on after an error and returns all of them.
@@ -15,6 +16,7 @@ pub(crate) fn gc(input: &Input<'_>, path: &str) -> Result<(), Error> {
     let (_, mut errors) = delete_host_links(|name| !keep.iter().any(|kept| kept == name));
     let host_ports = input.conf.host_ports.as_deref();
     errors.extend(host_ports.and_then(|leases| host_ports::release_others(leases, &keep).err()).map(Error::from));
+    errors.extend(Leases::of(&input.conf).release(&input.ipam(path), |attachment| !valid.contains(attachment)).1);
     errors.extend(input.ipam(path).command("GC").err().map(Error::from));
     gather(errors)
 }

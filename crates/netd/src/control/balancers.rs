@@ -11,8 +11,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::access::{Access, Pause};
 use super::service::Name;
+use crate::access::{Access, Pause};
 
 /// A status that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]

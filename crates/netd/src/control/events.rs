@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
-use super::access::{Access, Pause};
+use crate::access::{Access, Pause};
 use crate::notice::Notice;
 
 /// How many notices wait at most; what comes then is only logged.

@@ -8,7 +8,6 @@
 //! The rules are kube-proxy's (`pkg/proxy` of Kubernetes 1.36). What is known is kept in own small types, of which there
 //! are as many as Services, slices and endpoints.
 
-mod access;
 mod balancers;
 mod choice;
 mod claims;
@@ -23,7 +22,7 @@ mod service;
 mod slice;
 #[cfg(test)]
 mod tests;
-mod watch;
+pub(crate) mod watch;
 
 use std::net::SocketAddrV4;
 use std::rc::Rc;
@@ -37,7 +36,6 @@ use kube::runtime::watcher;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use self::access::Access;
 use self::balancers::{Balancers, Ingress};
 use self::frontends::Place;
 use self::health::Health;
@@ -45,8 +43,10 @@ use self::health_checks::HealthChecks;
 use self::http::Answer;
 use self::routing::{Outcome, Routing};
 use self::service::Service;
+pub(crate) use self::service::{Name, protocol};
 use self::slice::Slice;
 use self::watch::{Event, Watch};
+use crate::access::Access;
 use crate::metrics::Metrics;
 use crate::notice::{About, Notice};
 use crate::{Error, Shared};
@@ -76,11 +76,10 @@ enum Update {
 ///
 /// # Errors
 /// The kubeconfig cannot be read, or the addresses for metrics and health are taken.
-pub async fn run(shared: Shared, noticed: UnboundedReceiver<Notice>) -> Result<(), Error> {
+pub async fn run(shared: Shared, access: Rc<Access>, noticed: UnboundedReceiver<Notice>) -> Result<(), Error> {
     let config = &shared.config;
     let (metrics_at, healthz_at) = (listen(config.metrics).await?, listen(config.healthz).await?);
     let metrics = Rc::new(Metrics::new(shared.counters.clone())?);
-    let access = Access::new(&config.kubeconfig).await.map_err(Box::new)?;
     let health = Rc::new(Health::default());
     let balancers = Balancers::new(config.node_address);
     let mut control = Control {

@@ -72,6 +72,7 @@ impl Routing {
                 otherwise: if ends.any { Otherwise::Drop } else { Otherwise::Reject },
                 affinity: service.affinity,
                 sources: if of_balancer(&wanted) { service.sources.clone() } else { Rc::default() },
+                way: service.way,
                 traffic: traffic.clone(),
             };
             routes.routes.push((wanted.frontend, route));

@@ -303,4 +303,5 @@ fn is_same(there: &Route, route: &Route) -> bool {
         && there.otherwise == route.otherwise
         && there.affinity == route.affinity
         && there.sources == route.sources
+        && there.way == route.way
 }

@@ -1,5 +1,6 @@
 //! A Service, as much of it as is needed to serve it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -9,8 +10,10 @@ use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::table::Protocol;
+use crate::table::{Protocol, Way};
 
+/// The annotation that says by which way a Service's connections go.
+const PATH_ANNOTATION: &str = "terrarium.dev/path";
 /// Session affinity without a time of its own, as the API defaults it.
 const AFFINITY: i32 = 10_800;
 
@@ -44,6 +47,8 @@ pub struct Service {
     pub sources: Rc<[Ipv4Net]>,
     /// Session affinity by the client's address.
     pub affinity: Option<Duration>,
+    /// By which way its connections go, by its annotation.
+    pub way: Way,
     /// Whether its own address leads only to endpoints of this node.
     pub internal_local: bool,
     /// Whether all other addresses lead only to endpoints of this node.
@@ -114,6 +119,7 @@ impl Service {
                 let timeout = spec.session_affinity_config.and_then(|config| config.client_ip?.timeout_seconds);
                 Duration::from_secs(timeout.unwrap_or(AFFINITY).max(0).unsigned_abs().into())
             }),
+            way: way(&object.metadata.annotations.unwrap_or_default()),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local,
             health_check: health_check.flatten().and_then(port_number),
@@ -160,8 +166,17 @@ impl fmt::Display for Name {
     }
 }
 
+/// By which way connections go: `in-stack`, `relay`, or what the proxy thinks best.
+fn way(annotations: &BTreeMap<String, String>) -> Way {
+    match annotations.get(PATH_ANNOTATION).map(String::as_str) {
+        Some("in-stack") => Way::InStack,
+        Some("relay") => Way::Relay,
+        _ => Way::Measured,
+    }
+}
+
 /// The protocol, where it is proxied.
-pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
+pub(crate) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),

@@ -13,8 +13,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
-use super::access::{Access, Pause};
 use super::service::Name;
+use crate::access::{Access, Pause};
 
 /// What a watch tells.
 #[derive(Debug)]

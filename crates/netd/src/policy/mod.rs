@@ -1,22 +1,97 @@
-//! Which Pod may talk to which.
+//! Which Pod may talk to which: NetworkPolicies.
+//!
+//! ```text
+//! watch ──▶ model ──▶ compiled ──▶ acl: rules of the nat table  [rules]
+//!                         └──────▶ allows: asked by the relay   [relay]
+//! ```
+//!
+//! The name server is part of the node, and policies see it as they would elsewhere: as a Pod with the label
+//! `k8s-app: kube-dns` in the namespace `kube-system`. The node's own addresses are open to all Pods, and the node may talk
+//! to all of them, as upstream has it.
 
+pub(crate) mod acl;
+mod addresses;
+mod attachments;
+mod compiled;
+mod follow;
+mod model;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
 
+use tokio::sync::Notify;
+
+use crate::control::Name;
+use crate::notice::About;
 use crate::table::Protocol;
-use crate::{Error, Shared};
+
+use attachments::Attachments;
+pub use compiled::Compiled;
+pub use follow::run;
 
 /// The policies that are in force.
 #[derive(Debug, Default)]
-pub struct Policy {}
+pub struct Policy {
+    compiled: RefCell<Rc<Compiled>>,
+    /// The policies themselves, for who has to tell of them.
+    policies: RefCell<Rc<[About]>>,
+    /// Whether the API has still to say which there are.
+    unknown: Cell<bool>,
+    changed: Notify,
+    attachments: Attachments,
+}
 
 impl Policy {
     /// Whether a new connection or flow may be carried. Asked by the relay for each, with the endpoint as destination.
-    pub fn allows(&self, _source: Ipv4Addr, _destination: SocketAddrV4, _protocol: Protocol) -> bool {
-        true
+    /// Nothing may while it is not known which policies there are.
+    pub fn allows(&self, source: Ipv4Addr, destination: SocketAddrV4, protocol: Protocol) -> bool {
+        !self.unknown.get() && self.compiled.borrow().allows(source, destination, protocol)
     }
-}
 
-/// Follows the API's policies.
-pub async fn run(_shared: Shared) -> Result<(), Error> {
-    std::future::pending().await
+    /// Takes in that a Pod is about to start with this address, and waits until policies hold for it; not for long.
+    pub async fn attach(&self, namespace: &str, name: &str, address: Ipv4Addr) {
+        let nothing = self.policies.borrow().is_empty() && !self.unknown.get();
+        if nothing {
+            return;
+        }
+        let pod = Name { namespace: namespace.into(), name: name.into() };
+        if !self.attachments.add(pod, address).await {
+            tracing::warn!("{namespace}/{name} starts at {address} before its policies hold");
+        }
+    }
+
+    /// What is in force; `None` while that is not known, and whatever the table says of it holds.
+    pub(crate) fn compiled(&self) -> Option<Rc<Compiled>> {
+        (!self.unknown.get()).then(|| self.compiled.borrow().clone())
+    }
+
+    /// How often it was worked out what is in force.
+    pub(crate) fn generation(&self) -> u64 {
+        self.attachments.last()
+    }
+
+    /// The table says what was in force then, or is not to.
+    pub(crate) fn enforced(&self, generation: u64) {
+        self.attachments.enforced(generation);
+    }
+
+    /// The policies that there are.
+    pub(crate) fn policies(&self) -> Rc<[About]> {
+        self.policies.borrow().clone()
+    }
+
+    /// Waits until that changes.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn set(&self, compiled: Compiled, policies: Rc<[About]>) {
+        self.compiled.replace(Rc::new(compiled));
+        self.policies.replace(policies);
+        self.unknown.set(false);
+        self.changed.notify_one();
+    }
 }

@@ -130,9 +130,9 @@ impl Relay {
         self.reach_by(connect(address), address, source).await
     }
 
-    /// The same where only the gate can make it.
+    /// The same with the outside, by the gate if there is one.
     async fn reach_outside(&self, address: SocketAddrV4, source: Ipv4Addr) -> Result<(TcpStream, Rc<Traffic>), Denied> {
-        let gate = self.shared.config.gate.as_deref().ok_or(Denied::Reject)?;
+        let Some(gate) = self.shared.config.gate.as_deref() else { return self.reach_itself(address, source).await };
         let connection = async {
             let made = timeout(2 * CONNECT, gate::connect(gate, Protocol::Tcp, address)).await??;
             TcpStream::from_std(made.into())

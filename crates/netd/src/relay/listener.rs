@@ -11,6 +11,7 @@ use tokio::time::{Duration, sleep};
 use super::addresses::{Addresses, Held};
 use super::count::Counted;
 use super::{Relay, accept, udp};
+use crate::Config;
 use crate::notice::{About, Notice};
 use crate::table::{Frontend, Protocol};
 
@@ -25,7 +26,7 @@ impl Listening {
     /// Begins to listen, now or as soon as that is possible.
     pub(super) fn open(relay: &Rc<Relay>, frontend: Frontend) -> Self {
         let serve = |address| spawn_local(serve(relay.clone(), frontend, SocketAddrV4::new(address, frontend.port)));
-        Self(relay.addresses_of(&frontend).into_iter().map(serve).collect())
+        Self(addresses_of(&relay.shared.config, &frontend).into_iter().map(serve).collect())
     }
 
     /// Ends when the sockets are closed: another frontend may have the same address. Connections go on.
@@ -37,19 +38,16 @@ impl Listening {
     }
 }
 
-impl Relay {
-    /// Where to listen for a frontend. Pods' packets to the node's address arrive at their gateway. A UDP socket on 0.0.0.0
-    /// would answer from another address than it was asked at: gVisor tells the address by IP_PKTINFO, and ignores it in
-    /// what is sent (`pkg/tcpip/transport/internal/network`).
-    fn addresses_of(&self, frontend: &Frontend) -> Vec<Ipv4Addr> {
-        let config = &self.shared.config;
-        if frontend.address.is_unspecified() && frontend.protocol == Protocol::Udp {
-            vec![config.node_address, config.gateway, Ipv4Addr::LOCALHOST]
-        } else if frontend.address == config.node_address {
-            vec![config.node_address, config.gateway]
-        } else {
-            vec![frontend.address]
-        }
+/// Where to listen for a frontend. Pods' packets to the node's address arrive at their gateway. A UDP socket on 0.0.0.0
+/// would answer from another address than it was asked at: gVisor tells the address by IP_PKTINFO, and ignores it in what
+/// is sent (`pkg/tcpip/transport/internal/network`).
+pub(crate) fn addresses_of(config: &Config, frontend: &Frontend) -> Vec<Ipv4Addr> {
+    if frontend.address.is_unspecified() && frontend.protocol == Protocol::Udp {
+        vec![config.node_address, config.gateway, Ipv4Addr::LOCALHOST]
+    } else if frontend.address == config.node_address {
+        vec![config.node_address, config.gateway]
+    } else {
+        vec![frontend.address]
     }
 }
 

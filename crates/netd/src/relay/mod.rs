@@ -32,6 +32,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
+pub(crate) use listener::addresses_of;
 use tokio::task::spawn_local;
 
 use crate::config::Path;

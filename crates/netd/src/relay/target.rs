@@ -19,8 +19,8 @@ pub(super) enum Target {
     Nowhere,
 }
 
-/// Where a redirected connection to `destination` wants to go. Where the node routes and there is a way out, only connections to
-/// Services are redirected.
+/// Where a redirected connection to `destination` wants to go. Where the node routes, others than those to Services are
+/// redirected only if the relay is to decide by policies.
 pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> Target {
     let address = *destination.ip();
     let node = address == config.node_address || address == config.gateway;
@@ -31,12 +31,11 @@ pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> T
     if let Some(frontend) = aliases.into_iter().find_map(known) {
         return Target::Frontend(frontend);
     }
-    if config.services.contains(&address) || !gate::is_outside(address) {
+    if config.services.contains(&address) || (node && destination.port() == super::PORT) {
         Target::Nowhere
     } else if node || config.pods.contains(&address) {
-        let itself = node && destination.port() == super::PORT;
-        if config.routed || itself { Target::Nowhere } else { Target::Direct(destination) }
-    } else if config.gate.is_some() {
+        Target::Direct(destination)
+    } else if gate::is_outside(address) {
         Target::Outside(destination)
     } else {
         Target::Nowhere
@@ -50,9 +49,9 @@ mod tests {
 
     use super::*;
     use crate::config::Path;
-    use crate::table::{Otherwise, Owner, Route};
+    use crate::table::{Otherwise, Owner, Route, Way};
 
-    fn config(routed: bool) -> Config {
+    fn config() -> Config {
         let node_address = Ipv4Addr::new(192, 168, 1, 2);
         Config {
             kubeconfig: PathBuf::new(),
@@ -63,8 +62,8 @@ mod tests {
             services: "10.43.0.0/16".parse().unwrap(),
             dns: Ipv4Addr::new(10, 43, 0, 10),
             path: Path::Redirect,
-            routed,
-            gate: (!routed).then(|| "/gate".into()),
+            routed: true,
+            gate: None,
             runtime_dir: PathBuf::new(),
             metrics: SocketAddrV4::new(node_address, 10249),
             healthz: SocketAddrV4::new(node_address, 10256),
@@ -82,6 +81,7 @@ mod tests {
                 otherwise: Otherwise::Reject,
                 affinity: None,
                 sources: Rc::default(),
+                way: Way::default(),
                 traffic: Rc::default(),
             };
             table.set(Frontend { protocol: Protocol::Tcp, address: *address.ip(), port: address.port() }, route);
@@ -92,11 +92,8 @@ mod tests {
     #[test]
     fn leads_by_the_table_first() {
         let table = table(&["10.43.0.1:443", "0.0.0.0:30080", "192.168.1.2:80", "203.0.113.5:80"]);
-        let [only_services, everything] = [true, false].map(|routed| {
-            let config = config(routed);
-            let table = &table;
-            move |destination: &str| of(&config, table, destination.parse().unwrap())
-        });
+        let config = config();
+        let to = |destination: &str| of(&config, &table, destination.parse().unwrap());
         let frontend = |address: &str| {
             let address: SocketAddrV4 = address.parse().unwrap();
             Target::Frontend(Frontend { protocol: Protocol::Tcp, address: *address.ip(), port: address.port() })
@@ -119,12 +116,7 @@ mod tests {
             ("127.0.0.1:6443", Target::Nowhere),
             ("224.0.0.1:80", Target::Nowhere),
         ] {
-            assert_eq!(everything(destination), expected, "{destination}");
-            if matches!(expected, Target::Direct(_) | Target::Outside(_)) {
-                assert_eq!(only_services(destination), Target::Nowhere, "{destination}");
-            } else {
-                assert_eq!(only_services(destination), expected, "{destination}");
-            }
+            assert_eq!(to(destination), expected, "{destination}");
         }
     }
 }

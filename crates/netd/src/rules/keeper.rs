@@ -16,8 +16,6 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 /// The table, and what is known of it.
 pub struct Keeper {
     nat: Nat,
-    /// Chains that are ours to keep or to remove.
-    names: &'static [&'static str],
     /// Bytes that a replacement may take, header and all: known once one was refused.
     limit: Option<usize>,
     /// The table when it was last as it should be.
@@ -25,8 +23,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub fn open(names: &'static [&'static str]) -> Result<Self, NatError> {
-        Ok(Self { nat: Nat::open()?, names, limit: None, seen: None })
+    pub fn open() -> Result<Self, NatError> {
+        Ok(Self { nat: Nat::open()?, limit: None, seen: None })
     }
 
     /// Whether someone added or removed rules since we last saw to it. Who replaces one by another of the same size goes
@@ -35,19 +33,20 @@ impl Keeper {
         self.nat.extent().ok() != self.seen
     }
 
-    /// Has the table hold these chains and no others of ours, in one change. `plan` is told how many bytes they may take,
-    /// jumps included, and says what is best within that; it is asked again with less if the kernel refuses. Returns what
-    /// it planned.
-    pub async fn set<P>(&mut self, plan: impl Fn(usize) -> (Vec<Chain>, P)) -> Result<P, NatError> {
+    /// Has the table hold these chains and no others of these names, in one change. `plan` is told how many bytes they may
+    /// take, jumps included, and says what is best within that; it is asked again with less if the kernel refuses. Returns
+    /// what it planned.
+    pub async fn set<P>(&mut self, names: &[&str], plan: impl Fn(usize) -> (Vec<Chain>, P)) -> Result<P, NatError> {
+        self.seen = None;
         let _lock = self.lock().await?;
         loop {
             let result = RefCell::new(None);
             let changed = self.nat.change_unlocked(|table| {
                 let mut others = table.clone();
-                set_chains(&mut others, self.names, &[])?;
+                set_chains(&mut others, names, &[])?;
                 let taken = REPLACE_HEADER + others.size();
                 let (chains, planned) = plan(self.limit.map_or(usize::MAX, |limit| limit.saturating_sub(taken)));
-                let changed = set_chains(table, self.names, &chains)?;
+                let changed = set_chains(table, names, &chains)?;
                 result.replace(Some((planned, REPLACE_HEADER + table.size())));
                 Ok(changed)
             });

@@ -153,7 +153,7 @@ impl Now {
     }
 
     /// What follows from all of it at once.
-    fn from_scratch(&self) -> Routing {
+    fn made_at_once(&self) -> Routing {
         let mut routing = routing();
         routing.zone(self.zone);
         routing.slices(self.slices.clone());
@@ -193,7 +193,7 @@ proptest! {
             now.take(step, &mut routing);
         }
         routing.publish();
-        prop_assert_eq!(seen(&routing), seen(&now.from_scratch()));
+        prop_assert_eq!(seen(&routing), seen(&now.made_at_once()));
     }
 }
 
@@ -207,7 +207,7 @@ proptest! {
             now.take(step, &mut routing);
         }
         routing.publish();
-        prop_assert_eq!(seen(&routing), seen(&now.from_scratch()));
+        prop_assert_eq!(seen(&routing), seen(&now.made_at_once()));
     }
 }
 

@@ -19,7 +19,7 @@ use super::*;
 use crate::config::{Config, Path};
 use crate::metrics::Counters;
 use crate::notice::{self, Notice};
-use crate::table::{Otherwise, Owner, Route};
+use crate::table::{Otherwise, Owner, Route, Way};
 
 /// A relay with a network of its own.
 struct World {
@@ -111,6 +111,7 @@ fn route(endpoints: &[SocketAddrV4]) -> Route {
         otherwise: Otherwise::Reject,
         affinity: None,
         sources: Rc::default(),
+        way: Way::default(),
         traffic: Rc::default(),
     }
 }

@@ -257,6 +257,7 @@ async fn who_cannot_listen_says_so_and_listens_when_it_can() {
     .await;
 }
 
+/// One that has a frontend of its own, moves it to another Service: nothing is in the way.
 #[tokio::test]
 async fn a_frontend_may_change_hands() {
     with_relay(LIMITS, async |mut world| {

@@ -1,0 +1,184 @@
+//! Follows the API: policies always, Pods and namespaces while there is a policy.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod as ApiPod};
+use k8s_openapi::api::networking::v1::NetworkPolicy as ApiPolicy;
+use kube::runtime::watcher;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::task::JoinSet;
+
+use super::compiled::{Compiled, Node, Placed};
+use super::model::{Labels, NetworkPolicy, Pod};
+use crate::access::Access;
+use crate::config::{Config, Path};
+use crate::control::Name;
+use crate::control::watch::{Event, Watch};
+use crate::notice::{About, Notice};
+use crate::table::Protocol;
+use crate::{Error, Shared};
+
+/// How many events may wait to be taken in, and are taken in at once.
+const BATCH: usize = 256;
+
+enum Update {
+    Policies(Event<NetworkPolicy>),
+    Pods(Event<Pod>),
+    Namespaces(Event<Labels>),
+}
+
+/// Objects by name; `None` until all of them are known.
+type Objects<T> = Option<HashMap<Name, T>>;
+
+#[derive(Default)]
+struct Known {
+    policies: Objects<NetworkPolicy>,
+    pods: Objects<Pod>,
+    namespaces: Objects<Labels>,
+}
+
+/// Follows the API's policies.
+pub async fn run(shared: Shared, access: Rc<Access>) -> Result<(), Error> {
+    shared.policy.unknown.set(true);
+    let config = &shared.config;
+    let (sender, mut receiver) = mpsc::channel(BATCH);
+    let mut policies = JoinSet::new();
+    spawn(&mut policies, &shared.config.node, &access, &sender, Update::Policies, |policy: ApiPolicy, _| {
+        Some(NetworkPolicy::new(policy))
+    });
+    let mut others = JoinSet::new();
+    let mut known = Known::default();
+    let mut updates = Vec::with_capacity(BATCH);
+    loop {
+        let mut changed = tokio::select! {
+            received = receiver.recv_many(&mut updates, BATCH) => if received == 0 { return Ok(()) } else { false },
+            () = shared.policy.attachments.changed.notified() => true,
+        };
+        for update in updates.drain(..) {
+            changed |= known.update(update, |policy| tell(&shared, policy));
+        }
+        let wanted = known.policies.as_ref().is_some_and(|policies| !policies.is_empty());
+        if wanted && others.is_empty() {
+            spawn(&mut others, &shared.config.node, &access, &sender, Update::Pods, |pod: ApiPod, _| Pod::new(pod));
+            spawn(&mut others, &shared.config.node, &access, &sender, Update::Namespaces, |namespace: Namespace, _| {
+                Some(namespace.metadata.labels.unwrap_or_default())
+            });
+        } else if !wanted && !others.is_empty() {
+            others = JoinSet::new(); // which ends them
+            (known.pods, known.namespaces) = (None, None);
+        }
+        if changed {
+            shared.policy.attachments.retain(|name| known.pods.as_ref()?.get(name).map(|pod| pod.address.is_some()));
+            let attached = shared.policy.attachments.addresses();
+            if let Some((compiled, policies)) = known.compile(config, &attached) {
+                shared.policy.set(compiled, policies.into());
+                shared
+                    .policy
+                    .attachments
+                    .compiled(|name| known.pods.as_ref().is_some_and(|pods| pods.contains_key(name)));
+            }
+        }
+    }
+}
+
+/// Follows the objects of a kind until the set is dropped.
+fn spawn<K, T: 'static>(
+    tasks: &mut JoinSet<()>,
+    node: &str,
+    access: &Rc<Access>,
+    sender: &Sender<Update>,
+    tell: fn(Event<T>) -> Update,
+    keep: fn(K, &str) -> Option<T>,
+) where
+    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let watch = Watch { config: watcher::Config::default(), keep, node: node.into(), tell };
+    let (access, sender) = (access.clone(), sender.clone());
+    tasks.spawn_local(async move { watch.run(&access, sender).await });
+}
+
+impl Known {
+    /// Takes in what the API told. Whether anything changed that matters here.
+    fn update(&mut self, update: Update, tell: impl Fn(&NetworkPolicy)) -> bool {
+        match update {
+            Update::Policies(event) => {
+                match &event {
+                    Event::Apply(_, policy) => tell(policy),
+                    Event::All(all) => all.values().for_each(tell),
+                    Event::Delete(_) | Event::Lost => {}
+                }
+                apply(&mut self.policies, event, |_, _| false)
+            }
+            Update::Pods(event) => apply(&mut self.pods, event, |one, other| one == other),
+            Update::Namespaces(event) => apply(&mut self.namespaces, event, |one, other| one == other),
+        }
+    }
+
+    /// What is to be in force, once all that matters is known.
+    fn compile(&self, config: &Config, attached: &HashMap<Name, Ipv4Addr>) -> Option<(Compiled, Vec<About>)> {
+        let policies = self.policies.as_ref()?;
+        let node =
+            Node { address: config.node_address, gateway: config.gateway, services: config.services, dns: config.dns };
+        if policies.is_empty() {
+            return Some((Compiled::new(node, [], &[], &HashMap::new()), Vec::new()));
+        }
+        let (pods, namespaces) = (self.pods.as_ref()?, self.namespaces.as_ref()?);
+        let dns = name_server(config.dns);
+        // The API hears of an address only when the Pod runs; the CNI plugin has said it before.
+        let address = |name, pod: &Pod| pod.address.or_else(|| attached.get(name).copied());
+        let placed = pods.iter().filter_map(|(name, pod)| Some(Placed { pod, address: address(name, pod)? }));
+        let pods: Vec<Placed<'_>> = placed.chain([Placed { pod: &dns, address: config.dns }]).collect();
+        let labels = |(name, labels): (&Name, &Labels)| (name.name.to_string(), labels.clone());
+        let namespaces = namespaces.iter().map(labels).collect();
+        let abouts = policies.values().map(|policy| policy.about.clone()).collect();
+        Some((Compiled::new(node, policies.values(), &pods, &namespaces), abouts))
+    }
+}
+
+/// Takes in an event. Whether it changed anything.
+fn apply<T>(objects: &mut Objects<T>, event: Event<T>, same: impl Fn(&T, &T) -> bool) -> bool {
+    match (event, objects) {
+        (Event::All(all), objects) => {
+            *objects = Some(all);
+            true
+        }
+        (Event::Apply(name, object), Some(objects)) => {
+            let unchanged = objects.get(&name).is_some_and(|before| same(before, &object));
+            objects.insert(name, object);
+            !unchanged
+        }
+        (Event::Delete(name), Some(objects)) => objects.remove(&name).is_some(),
+        // What comes before the whole list is from a watch that was given up.
+        (Event::Apply(..) | Event::Delete(_), None) | (Event::Lost, _) => false,
+    }
+}
+
+/// The name server as policies see it: the Pod that CoreDNS would be.
+pub(super) fn name_server(address: Ipv4Addr) -> Pod {
+    let port = |name: &str, protocol, port| (name.to_owned(), protocol, port);
+    Pod {
+        namespace: "kube-system".to_owned(),
+        labels: [("k8s-app".to_owned(), "kube-dns".to_owned())].into(),
+        address: Some(address),
+        ports: vec![
+            port("dns", Protocol::Udp, 53),
+            port("dns-tcp", Protocol::Tcp, 53),
+            port("metrics", Protocol::Tcp, 9153),
+        ],
+    }
+}
+
+/// Has the policy's author told what it asks for and does not get.
+fn tell(shared: &Shared, policy: &NetworkPolicy) {
+    let post = |reason, message: String| shared.notices.post(Notice { about: policy.about.clone(), reason, message });
+    for flaw in &policy.flaws {
+        post("NetworkPolicyNotEnforcedInPart", (*flaw).to_owned());
+    }
+    if shared.config.path == Path::Bound && shared.config.routed {
+        let message = "the nat table cannot be reached here, so this holds for connections to Services only: \
+                       what Pods send to each other's addresses is not filtered";
+        post("NetworkPolicyNotEnforcedBetweenPods", message.to_owned());
+    }
+}

@@ -1,0 +1,349 @@
+//! Names resolve: those of the cluster in every Pod, and those of the outside as far as the sandbox's resolvers know them.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::{Cluster, Namespace, eventually};
+use serde_json::{Value, json};
+use terrarium_testbed::Gvisor;
+
+crate::stories! {
+    Shared in NODES:
+        names_of_the_cluster_resolve_in_a_pod;
+    Shared:
+        a_pod_has_the_resolvers_that_its_policy_says
+        names_of_the_outside_are_asked_of_the_sandboxs_resolver
+        malformed_questions_do_no_harm
+        settings_of_the_users_own_are_taken_over;
+    Harmed:
+        a_killed_name_server_is_started_again;
+    Idle:
+        who_has_port_53_is_named
+        without_a_resolver_other_names_do_not_exist;
+}
+
+const NAMES: &str = include_str!("../manifests/names.yaml");
+
+/// Where the cluster's names are asked for.
+const SERVER: &str = "10.43.0.10";
+
+fn names_of_the_cluster_resolve_in_a_pod(cluster: &Cluster) {
+    if !cluster.kind().has_root() {
+        cluster.lacks("no Pod runs where one ID is mapped");
+    }
+    let namespace = cluster.namespace("dns-names");
+    namespace.apply(NAMES);
+    namespace.kubectl("rollout status statefulset/peers --timeout=60s");
+    let front = namespace.json("get service front")["spec"]["clusterIP"].as_str().expect("a ClusterIP").to_owned();
+    let peers = ["peers-0", "peers-1"].map(|name| namespace.pod(name).address.to_string());
+    let mut both = peers.clone();
+    both.sort();
+    let dashed = peers[0].replace('.', "-");
+    let expected = [
+        ("a:kubernetes.default.svc.cluster.local", "10.43.0.1"),
+        ("a:kubernetes.default.svc", "10.43.0.1"),
+        ("a:kubernetes.default", "10.43.0.1"),
+        ("a:front", &front),
+        ("tcp/a:front", &front),
+        ("a:front.dns-names", &front),
+        // Whole names: others would be asked for outside, too.
+        ("a:kubernetes.dns-names.svc.cluster.local.", "error: no such host"),
+        ("a:nowhere.cluster.local.", "error: no such host"),
+        ("a:peers", &both.join(" ")),
+        ("a:peers-0.peers", &peers[0]),
+        ("tcp/a:peers-1.peers.dns-names.svc.cluster.local", &peers[1]),
+        (&format!("a:{dashed}.dns-names.pod.cluster.local"), &peers[0]),
+        ("srv:_http._tcp.front", "front.dns-names.svc.cluster.local.:80"),
+        (
+            "srv:_http._tcp.peers",
+            "peers-0.peers.dns-names.svc.cluster.local.:8080 peers-1.peers.dns-names.svc.cluster.local.:8080",
+        ),
+        ("srv:_gopher._tcp.front.dns-names.svc.cluster.local.", "error: no such host"),
+        ("ptr:10.43.0.1", "kubernetes.default.svc.cluster.local."),
+        (&format!("ptr:{front}"), "front.dns-names.svc.cluster.local."),
+        (&format!("ptr:{}", peers[0]), "peers-0.peers.dns-names.svc.cluster.local."),
+        ("cname:alias", "kubernetes.default.svc.cluster.local."),
+        ("a:alias", "10.43.0.1"),
+    ];
+    // What is ready is told to CoreDNS a moment later.
+    let mut attempt = 0;
+    eventually(Duration::from_secs(30), || {
+        attempt += 1;
+        let questions: Vec<_> = expected.iter().map(|(question, _)| *question).collect();
+        let answers = resolve(&namespace, &format!("asker-{attempt}"), &questions);
+        let wrong = expected.iter().filter(|(question, expected)| {
+            let answer = answers.get(*question).map(String::as_str).unwrap_or_default();
+            // An address has several names where several Services lead to it.
+            if question.starts_with("ptr:") {
+                !answer.split(' ').any(|name| name == *expected)
+            } else {
+                answer != *expected
+            }
+        });
+        let wrong: Vec<_> = wrong.collect();
+        if wrong.is_empty() { Ok(()) } else { Err(format!("expected {wrong:?}, got {answers:#?}")) }
+    });
+}
+
+fn a_pod_has_the_resolvers_that_its_policy_says(cluster: &Cluster) {
+    let namespace = cluster.namespace("dns-policies");
+    let show = ["cat", "/etc/resolv.conf"];
+    let own = json!({"nameservers": ["192.0.2.53"], "searches": ["corp.example"], "options": [{"name": "ndots", "value": "2"}]});
+    for (pod, spec) in [
+        ("first", json!({"dnsPolicy": "ClusterFirst"})),
+        ("default", json!({"dnsPolicy": "Default"})),
+        ("none", json!({"dnsPolicy": "None", "dnsConfig": own})),
+        ("host", json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true})),
+        ("host-first", json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true})),
+    ] {
+        start(&namespace, pod, &show, spec);
+    }
+    let of = |pod: &str| ended(&namespace, pod);
+    let search = "search dns-policies.svc.cluster.local svc.cluster.local cluster.local";
+    for pod in ["first", "host"] {
+        let conf = of(pod);
+        assert!(conf.contains(&format!("nameserver {SERVER}\n")) && conf.contains("options ndots:5"), "{pod}: {conf}");
+        assert!(conf.lines().any(|line| line.starts_with(search)), "{pod}: {conf}");
+    }
+    let sandboxs = cluster.sh("grep ^nameserver /etc/resolv.conf").stdout;
+    for pod in ["default", "host-first"] {
+        let conf = of(pod);
+        let servers: String =
+            conf.lines().filter(|line| line.starts_with("nameserver")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(servers, sandboxs, "{pod}: {conf}");
+        assert!(!conf.contains("cluster.local"), "{pod}: {conf}");
+    }
+    let conf = of("none");
+    for line in ["nameserver 192.0.2.53", "search corp.example", "options ndots:2"] {
+        assert!(conf.lines().any(|other| other == line), "{conf}");
+    }
+    assert!(!conf.contains(SERVER), "{conf}");
+}
+
+fn names_of_the_outside_are_asked_of_the_sandboxs_resolver(cluster: &Cluster) {
+    if cluster.kind().gvisor == Gvisor::V2024_07 {
+        cluster.lacks("the testbed gives this build no way out");
+    }
+    let namespace = cluster.namespace("dns-outside");
+    let socket = UdpSocket::bind((cluster.outside(), 53)).expect("the port of the sandbox's resolver");
+    let is_over = AtomicBool::new(false);
+    let questions = ["a:printer.corp.test", "a:printer.corp.test", "a:nobody.corp.test"];
+    let (answers, asked) = thread::scope(|scope| {
+        let server = scope.spawn(|| serve(&socket, &is_over));
+        // Also where this panics: the scope waits for the server.
+        let _end = Ends(&is_over);
+        let answers = resolve(&namespace, "asker", &questions);
+        is_over.store(true, Ordering::Relaxed);
+        (answers, server.join().expect("the server does not panic"))
+    });
+    assert_eq!(answers["a:printer.corp.test"], "192.0.2.77", "{answers:?}");
+    assert_eq!(answers["a:nobody.corp.test"], "error: no such host", "{answers:?}");
+    assert_eq!(asked.iter().filter(|name| *name == "printer.corp.test").count(), 1, "what is known is kept: {asked:?}");
+    assert!(!asked.iter().any(|name| name.ends_with("cluster.local")), "names of the cluster leak: {asked:?}");
+}
+
+/// Says when it goes that it is over.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn malformed_questions_do_no_harm(cluster: &Cluster) {
+    let before = (cluster.pid("coredns"), restarts(cluster));
+    let script = format!(
+        "import random, socket
+random.seed(53)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+good = bytes.fromhex('123401000001000000000000') + b'\\x0akubernetes\\x07default\\x03svc\\x07cluster\\x05local\\0\\0\\x01\\0\\x01'
+for n in range(2000):
+    if n % 2:
+        packet = random.randbytes(random.randrange(600))
+    else:
+        packet = bytearray(good)
+        for _ in range(random.randrange(1, 6)):
+            packet[random.randrange(len(packet))] = random.randrange(256)
+    udp.sendto(packet, ('{SERVER}', 53))
+for n in range(50):
+    tcp = socket.create_connection(('{SERVER}', 53), 5)
+    tcp.sendall(random.randbytes(random.randrange(1, 600)))
+    tcp.close()
+"
+    );
+    cluster.run_with_input(["python3", "-"], script.as_bytes()).succeeds();
+    answers_on_the_node(cluster);
+    assert_eq!((cluster.pid("coredns"), restarts(cluster)), before);
+}
+
+fn settings_of_the_users_own_are_taken_over(cluster: &Cluster) {
+    let directory = format!("{}/coredns", cluster.data_dir());
+    let write = format!(
+        "printf 'hosts {{\\n 192.0.2.9 pinned.corp.test\\n fallthrough\\n}}\\n' > {directory}/pinned.override
+         printf 'zone.test {{\\n bind {SERVER}\\n hosts {{\\n 192.0.2.10 in.zone.test\\n }}\\n}}\\n' > {directory}/zone.server"
+    );
+    cluster.sh(&write).succeeds();
+    eventually(Duration::from_secs(60), || {
+        let answers = ["pinned.corp.test", "in.zone.test"].map(|name| ask_on_the_node(cluster, name));
+        if answers == ["192.0.2.9", "192.0.2.10"] { Ok(()) } else { Err(format!("{answers:?}")) }
+    });
+    answers_on_the_node(cluster);
+    cluster.sh(&format!("rm {directory}/pinned.override {directory}/zone.server")).succeeds();
+}
+
+fn a_killed_name_server_is_started_again(cluster: &Cluster) {
+    let killed = cluster.pid("coredns");
+    cluster.kill(&["coredns"]);
+    cluster.eventually_replaced("coredns", killed, Duration::from_secs(10));
+    eventually(Duration::from_secs(20), || match ask_on_the_node(cluster, "kubernetes.default.svc.cluster.local") {
+        answer if answer == "10.43.0.1" => Ok(()),
+        other => Err(other),
+    });
+    let namespace = cluster.namespace("dns-killed");
+    let answers = resolve(&namespace, "asker", &["a:kubernetes.default"]);
+    assert_eq!(answers["a:kubernetes.default"], "10.43.0.1");
+}
+
+fn who_has_port_53_is_named(cluster: &Cluster) {
+    let script = "
+        python3 -c '
+import socket, time
+taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+taken.bind((\"0.0.0.0\", 53))
+print(flush=True)
+time.sleep(100)' > /tmp/taken & taken=$!
+        until [ -s /tmp/taken ]; do sleep 0.05; done
+        terrarium up; code=$?
+        kill $taken; wait $taken; rm /tmp/taken; exit $code";
+    cluster.sh(script).exits(4).complains("port 53 of every address is used already by process").complains("(python3");
+}
+
+fn without_a_resolver_other_names_do_not_exist(cluster: &Cluster) {
+    let kept = cluster.sh("cat /etc/resolv.conf; : > /etc/resolv.conf").succeeds().stdout;
+    // On loopback nobody is in the way of the cluster's DNS.
+    let script = "
+        python3 -c '
+import socket, time
+local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+local.bind((\"127.0.0.53\", 53))
+time.sleep(100)' & local=$!
+        terrarium up; code=$?; kill $local; exit $code";
+    cluster.sh(script).succeeds();
+    let namespace = cluster.namespace("dns-nowhere");
+    let start = Instant::now();
+    let answers = resolve(&namespace, "asker", &["a:example.org", "a:kubernetes.default", "ptr:192.0.2.1"]);
+    assert!(start.elapsed() < Duration::from_secs(30), "somebody waited for an answer: {answers:?}");
+    assert_eq!(answers["a:example.org"], "error: no such host");
+    assert_eq!(answers["ptr:192.0.2.1"], "error: no such host");
+    assert_eq!(answers["a:kubernetes.default"], "10.43.0.1");
+    cluster.terrarium("down").succeeds();
+    cluster.run_with_input(["tee", "/etc/resolv.conf"], kept.as_bytes()).succeeds();
+}
+
+/// What a Pod of this name finds, by question.
+#[track_caller]
+fn resolve(namespace: &Namespace<'_>, pod: &str, questions: &[&str]) -> BTreeMap<String, String> {
+    let words: Vec<_> = ["resolve"].into_iter().chain(questions.iter().copied()).collect();
+    start(namespace, pod, &words, json!({}));
+    let lines = ended(namespace, pod);
+    let parted = lines.lines().filter_map(|line| line.split_once(" = "));
+    parted.map(|(question, answer)| (question.to_owned(), answer.to_owned())).collect()
+}
+
+/// Starts a Pod that runs the sample program with these words once.
+#[track_caller]
+fn start(namespace: &Namespace<'_>, name: &str, words: &[&str], mut spec: Value) {
+    spec["restartPolicy"] = "Never".into();
+    spec["containers"] = json!([{
+        "name": "sample",
+        "image": "localhost/terrarium/sample:0.1.0",
+        "imagePullPolicy": "Never",
+        "args": words,
+    }]);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+    namespace.apply(&pod.to_string());
+}
+
+/// What the Pod wrote, once it has ended.
+#[track_caller]
+fn ended(namespace: &Namespace<'_>, pod: &str) -> String {
+    eventually(Duration::from_secs(60), || {
+        let phase =
+            namespace.json(&format!("get pod {pod}"))["status"]["phase"].as_str().unwrap_or_default().to_owned();
+        if ["Succeeded", "Failed"].contains(&phase.as_str()) { Ok(()) } else { Err(format!("{pod} is {phase}")) }
+    });
+    namespace.kubectl(&format!("logs {pod}"))
+}
+
+/// The address that the cluster's DNS has for a name, asked on the node.
+fn ask_on_the_node(cluster: &Cluster, name: &str) -> String {
+    let script = format!(
+        "import socket
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.settimeout(2)
+labels = b''.join(bytes([len(label)]) + label.encode() for label in '{name}'.split('.'))
+udp.sendto(bytes.fromhex('123401000001000000000000') + labels + b'\\0\\0\\x01\\0\\x01', ('{SERVER}', 53))
+answer = udp.recv(512)
+print('.'.join(map(str, answer[-4:])) if answer[7] else 'code %d' % (answer[3] & 15), end='')
+"
+    );
+    let ran = cluster.run_with_input(["python3", "-"], script.as_bytes());
+    if ran.code == 0 { ran.stdout } else { ran.stderr }
+}
+
+#[track_caller]
+fn answers_on_the_node(cluster: &Cluster) {
+    assert_eq!(ask_on_the_node(cluster, "kubernetes.default.svc.cluster.local"), "10.43.0.1");
+}
+
+fn restarts(cluster: &Cluster) -> Option<u64> {
+    let status = cluster.status();
+    let components = status["components"].as_array()?;
+    components.iter().find(|component| component["name"] == "coredns")?["restarts"].as_u64()
+}
+
+/// A name server that knows one address, of `printer.corp.test`; returns the names whose addresses it was asked for.
+fn serve(socket: &UdpSocket, is_over: &AtomicBool) -> Vec<String> {
+    const NO_SUCH_NAME: u8 = 3;
+    let mut asked = Vec::new();
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
+    let mut packet = [0; 512];
+    while !is_over.load(Ordering::Relaxed) {
+        let Ok((length, client)) = socket.recv_from(&mut packet) else { continue };
+        let Some((name, end)) = question(&packet[..length]) else { continue };
+        let is_a = packet.get(end..end + 2) == Some(&[0, 1]);
+        let (code, count) = match name.as_str() {
+            "printer.corp.test" => (0, u8::from(is_a)),
+            _ => (NO_SUCH_NAME, 0),
+        };
+        let mut answer =
+            [&packet[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], &packet[12..end + 4]].concat();
+        if count == 1 {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(Ipv4Addr::new(192, 0, 2, 77).octets());
+        }
+        let _ = socket.send_to(&answer, client);
+        if is_a {
+            asked.push(name);
+        }
+    }
+    asked
+}
+
+/// The name in a question (RFC 1035, section 4), and where it ends.
+fn question(packet: &[u8]) -> Option<(String, usize)> {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    loop {
+        let length = usize::from(*packet.get(at)?);
+        at += 1;
+        if length == 0 {
+            return Some((labels.join(".").to_lowercase(), at));
+        }
+        labels.push(String::from_utf8_lossy(packet.get(at..at + length)?).into_owned());
+        at += length;
+    }
+}

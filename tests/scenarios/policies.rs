@@ -1,0 +1,192 @@
+//! NetworkPolicies hold between Pods, by the Pods' own addresses.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use harness::{Cluster, Namespace, eventually};
+use serde_json::{Value, json};
+
+crate::stories! {
+    Shared in BUILDS:
+        a_namespace_that_denies_opens_by_label_and_namespace
+        a_policy_names_ports_by_name_and_number
+        what_pods_send_is_up_to_policies_too
+        a_policy_that_goes_opens_again;
+    Harmed:
+        policies_hold_while_their_keeper_is_away;
+}
+
+/// What a policy took effect within: it is not told when.
+const SOON: Duration = Duration::from_secs(1);
+
+fn a_namespace_that_denies_opens_by_label_and_namespace(cluster: &Cluster) {
+    let namespace = cluster.namespace("policies-closed");
+    let other = cluster.namespace("policies-other");
+    let server = serve(&namespace, "server");
+    deny(&namespace);
+    let from = json!([
+        {"podSelector": {"matchLabels": {"role": "friend"}}},
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "policies-other"}},
+            "podSelector": {"matchLabels": {"role": "guest"}}},
+    ]);
+    policy(
+        &namespace,
+        "open",
+        &json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [{"from": from}]}),
+    );
+    let asked = [
+        (&namespace, "friend", true),
+        (&namespace, "guest", false),
+        (&other, "friend", false),
+        (&other, "guest", true),
+    ];
+    assert_reached(asked.map(|(namespace, role, reaches)| Asked::new(namespace, role, &web(server), reaches)));
+    // The node may: it has to ask whether the Pod is ready.
+    namespace.cluster.sh(&format!("curl -sSf --max-time 5 http://{server}:8080/healthz")).succeeds();
+}
+
+fn a_policy_names_ports_by_name_and_number(cluster: &Cluster) {
+    let namespace = cluster.namespace("policies-ports");
+    let [named, numbered, datagrams] = ["named", "numbered", "datagrams"].map(|name| serve(&namespace, name));
+    for (name, port) in [
+        ("named", json!({"port": "web"})),
+        ("numbered", json!({"port": 8000, "endPort": 8079})),
+        ("datagrams", json!({"port": 8080, "protocol": "UDP"})),
+    ] {
+        policy(
+            &namespace,
+            name,
+            &json!({"podSelector": {"matchLabels": {"app": name}}, "ingress": [{"ports": [port]}]}),
+        );
+    }
+    let udp = |address: Ipv4Addr| format!("udp://{address}:8080");
+    assert_reached([
+        Asked::new(&namespace, "named-tcp", &web(named), true),
+        Asked::new(&namespace, "named-udp", &udp(named), false),
+        Asked::new(&namespace, "numbered-tcp", &web(numbered), false),
+        Asked::new(&namespace, "datagrams-udp", &udp(datagrams), true),
+        Asked::new(&namespace, "datagrams-tcp", &web(datagrams), false),
+    ]);
+}
+
+/// Names are asked of the name server, which policies see as the Pod that it is elsewhere.
+fn what_pods_send_is_up_to_policies_too(cluster: &Cluster) {
+    let namespace = cluster.namespace("policies-egress");
+    let [one, two] = ["one", "two"].map(|name| serve(&namespace, name));
+    let dns = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}]);
+    let some = |role: &str, egress: Value| {
+        let spec = json!({"podSelector": {"matchLabels": {"role": role}}, "policyTypes": ["Egress"], "egress": egress});
+        policy(&namespace, role, &spec);
+    };
+    some("mute", json!([]));
+    some("asks", json!([{"to": dns, "ports": [{"port": 53, "protocol": "UDP"}]}]));
+    some("block", json!([{"to": [{"ipBlock": {"cidr": "10.42.0.0/16", "except": [format!("{two}/32")]}}]}]));
+    let name = "dns://10.43.0.10/kubernetes.default.svc.cluster.local.";
+    assert_reached([
+        Asked::new(&namespace, "mute", &web(one), false),
+        Asked { name: "mute-name", ..Asked::new(&namespace, "mute", name, false) },
+        Asked::new(&namespace, "asks", name, true),
+        Asked { name: "asks-web", ..Asked::new(&namespace, "asks", &web(one), false) },
+        Asked { name: "block-one", ..Asked::new(&namespace, "block", &web(one), true) },
+        Asked { name: "block-two", ..Asked::new(&namespace, "block", &web(two), false) },
+    ]);
+}
+
+fn a_policy_that_goes_opens_again(cluster: &Cluster) {
+    let namespace = cluster.namespace("policies-gone");
+    let server = serve(&namespace, "server");
+    deny(&namespace);
+    assert_reached([Asked::new(&namespace, "before", &web(server), false)]);
+    namespace.kubectl("delete networkpolicy --all");
+    std::thread::sleep(SOON);
+    assert_reached([Asked::new(&namespace, "after", &web(server), true)]);
+}
+
+fn policies_hold_while_their_keeper_is_away(cluster: &Cluster) {
+    cluster.up();
+    let namespace = cluster.namespace("policies-killed");
+    let server = serve(&namespace, "server");
+    deny(&namespace);
+    std::thread::sleep(SOON);
+    let before = cluster.pid("netd");
+    cluster.kill(&["netd"]);
+    assert_reached([Asked::new(&namespace, "away", &web(server), false)]);
+    cluster.eventually_replaced("netd", before, Duration::from_secs(20));
+    std::thread::sleep(SOON);
+    assert_reached([Asked::new(&namespace, "back", &web(server), false)]);
+    cluster.terrarium("down").succeeds();
+    cluster.sh("! iptables-legacy-save -t nat | grep TERRARIUM").succeeds();
+}
+
+fn web(address: Ipv4Addr) -> String {
+    format!("http://{address}:8080/healthz")
+}
+
+fn policy(namespace: &Namespace<'_>, name: &str, spec: &Value) {
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec,
+    });
+    namespace.apply(&policy.to_string());
+}
+
+/// Nobody may talk to any Pod of the namespace.
+fn deny(namespace: &Namespace<'_>) {
+    policy(namespace, "deny", &json!({"podSelector": {}}));
+}
+
+/// A Pod with the label `role` that tries to reach something.
+struct Asked<'a> {
+    namespace: &'a Namespace<'a>,
+    name: &'a str,
+    role: &'a str,
+    target: String,
+    reaches: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn new(namespace: &'a Namespace<'a>, role: &'a str, target: &str, reaches: bool) -> Self {
+        Self { namespace, name: role, role, target: target.to_owned(), reaches }
+    }
+}
+
+/// All of them at once. Each begins when it is known by its address: before, policies do not see it.
+#[track_caller]
+fn assert_reached<const N: usize>(asked: [Asked<'_>; N]) {
+    for one in &asked {
+        let mut pod = pod(one.name, &json!({"role": one.role}), &["reach", "--within", "4s", &one.target], &json!([]));
+        pod["spec"]["initContainers"] = json!([container("wait", &["sleep", "3s"], &json!([]))]);
+        one.namespace.apply(&pod.to_string());
+    }
+    for one in &asked {
+        let log = eventually(Duration::from_secs(60), || {
+            let pod = one.namespace.json(&format!("get pod {}", one.name));
+            let phase = pod["status"]["phase"].clone();
+            let ended = phase == "Succeeded" || phase == "Failed";
+            if ended { Ok(one.namespace.kubectl(&format!("logs {}", one.name))) } else { Err(phase.to_string()) }
+        });
+        let Asked { name, target, reaches, .. } = one;
+        assert_eq!(log.starts_with("ok\t"), *reaches, "{name} to {target}: {log}");
+    }
+}
+
+/// A Pod that serves on port 8080, TCP and UDP; the port's name for TCP is `web`. Returns its address.
+fn serve(namespace: &Namespace<'_>, name: &str) -> Ipv4Addr {
+    let ports = json!([{"name": "web", "containerPort": 8080}]);
+    namespace.apply(&pod(name, &json!({"app": name}), &["serve"], &ports).to_string());
+    namespace.wait(&format!("pod/{name}"), "condition=Ready");
+    namespace.kubectl(&format!("get pod {name} -o jsonpath={{.status.podIP}}")).trim().parse().expect("an address")
+}
+
+fn pod(name: &str, labels: &Value, args: &[&str], ports: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+            "containers": [container("sample", args, ports)]},
+    })
+}
+
+fn container(name: &str, args: &[&str], ports: &Value) -> Value {
+    let image = "localhost/terrarium/sample:0.1.0";
+    json!({"name": name, "image": image, "imagePullPolicy": "Never", "args": args, "ports": ports})
+}
