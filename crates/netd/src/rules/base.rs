@@ -23,6 +23,9 @@ pub fn after(config: &Config) -> Vec<Rule> {
             let to_gateway = Target::Dnat(config.gateway, None);
             rules.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| to_node(protocol).then(to_gateway)));
         }
+        if config.gate.is_some() {
+            rules.push(tcp().from(config.pods).not_to(config.pods).then(relay)); // between Pods it is routed
+        }
     } else {
         rules.push(tcp().from(config.pods).not_to(Ipv4Net::from(config.gateway)).then(relay));
     }
@@ -49,6 +52,12 @@ mod tests {
                 "-s 10.42.0.0/24 -d 10.201.0.2/32 -p udp -j DNAT --to-destination 10.42.0.1",
             ]
         );
+    }
+
+    #[test]
+    fn where_only_the_way_out_is_missing_the_relay_has_it() {
+        let rules = text(after(&Config { gate: Some("/gate".into()), ..config() }));
+        assert_eq!(rules.last().unwrap(), "-s 10.42.0.0/24 ! -d 10.42.0.0/24 -p tcp -j REDIRECT --to-ports 10260");
     }
 
     #[test]
