@@ -4,7 +4,7 @@
 //! and readiness are asked on loopback.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use terrarium_remedies::Isolation;
 use crate::component::{COREDNS, CommandLine, Component, Readiness, Runs, SERVER, Spec, environment};
 use crate::config::Network;
 use crate::layout::{make_private, write};
-use crate::{Error, Layout, objects, pki};
+use crate::{Error, Layout, network, objects, pki};
 
 /// The user that its certificate names.
 pub(crate) const USER: &str = "system:coredns";
@@ -125,9 +125,9 @@ impl Resolvers {
     }
 
     /// CoreDNS' configuration: kubeadm's, but for what is said below.
-    fn corefile(&self, layout: &Layout, network: &Network) -> String {
+    fn corefile(&self, layout: &Layout, network: &Network, is_routed: bool) -> String {
         const CLUSTER: &str = "cluster.local in-addr.arpa ip6.arpa";
-        let address = network.dns();
+        let address = listened_on(network, is_routed);
         let kubeconfig = layout.config(&format!("{}.kubeconfig", pki::COREDNS));
         let (kubeconfig, user) = (kubeconfig.display(), user_directory(layout));
         let user = user.display();
@@ -183,6 +183,12 @@ impl Resolvers {
     }
 }
 
+/// The addresses that it listens on. Where nothing is routed, Pods reach it by that of their links, which come and go
+/// (netd's rules).
+fn listened_on(network: &Network, is_routed: bool) -> Ipv4Addr {
+    if is_routed { network.dns() } else { Ipv4Addr::UNSPECIFIED }
+}
+
 /// Where users put settings of their own. CoreDNS looks there again every half minute.
 fn user_directory(layout: &Layout) -> PathBuf {
     layout.data().join("coredns")
@@ -198,12 +204,16 @@ pub(crate) fn write_config(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(),
     let layout = spec.layout;
     let user = user_directory(layout);
     make_private(&user)?;
+    let is_routed = network::is_routed(spec);
+    let address = listened_on(&spec.network, is_routed);
+    let server_blocks = SERVER_BLOCKS.replace("ADDRESS", &address.to_string());
     // They explain, and are there for their own sake: CoreDNS logs every time that a pattern matches no file.
-    for (name, content) in [("README.override", OVERRIDE), ("README.server", SERVER_BLOCKS)] {
+    for (name, content) in [("README.override", OVERRIDE), ("README.server", &server_blocks)] {
         write(&user.join(name), content.as_bytes())?;
     }
+    let corefile = resolvers.corefile(layout, &spec.network, is_routed);
     write(&resolv_conf(layout), resolvers.resolv_conf(&spec.network).as_bytes())?;
-    write(&layout.config("Corefile"), resolvers.corefile(layout, &spec.network).as_bytes())
+    write(&layout.config("Corefile"), corefile.as_bytes())
 }
 
 const OVERRIDE: &str = "\
@@ -219,7 +229,7 @@ const OVERRIDE: &str = "\
 const SERVER_BLOCKS: &str = "\
 # What files here named *.server hold are zones beside those of the cluster's DNS, such as:
 #   example.org {
-#       bind 10.43.0.10
+#       bind ADDRESS
 #       forward . 192.0.2.53
 #   }
 # CoreDNS reads them again within a minute. This file is written anew at each start.
@@ -257,6 +267,6 @@ mod tests {
     #[test]
     fn without_a_resolver_other_names_do_not_exist() {
         let layout = Layout::at(std::path::Path::new("/t"));
-        insta::assert_snapshot!(resolvers("", true).corefile(&layout, &Network::default()));
+        insta::assert_snapshot!(resolvers("", true).corefile(&layout, &Network::default(), false));
     }
 }

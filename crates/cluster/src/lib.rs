@@ -10,6 +10,7 @@ mod archive;
 mod component;
 mod config;
 mod dns;
+mod egress;
 mod error;
 mod error_id;
 mod events;

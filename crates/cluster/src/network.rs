@@ -82,6 +82,11 @@ pub(crate) fn netd(spec: &Spec<'_>) -> Value {
     })
 }
 
+/// Whether the node routes, so that Pods reach every address of its own.
+pub(crate) fn is_routed(spec: &Spec<'_>) -> bool {
+    Allowed::by(spec).ip_forward
+}
+
 /// What the sandbox allows.
 struct Allowed {
     ip_forward: bool,

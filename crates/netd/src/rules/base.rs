@@ -6,9 +6,14 @@ use terrarium_cni::iptables::{Match, Protocol, Rule, Target};
 use crate::config::Config;
 use crate::relay;
 
-/// What stands before everything else: the name server answers by itself.
+/// What stands before everything else: the name server answers by itself. Where nothing is routed, Pods reach no address
+/// of the loopback device, and the name server listens on that of their links, too.
 pub fn before(config: &Config) -> Vec<Rule> {
-    vec![Match::protocol(Protocol::Tcp).to(config.dns).then(Target::Return)]
+    let to_dns = |protocol| Match::protocol(protocol).to(config.dns);
+    let of_pods = |protocol| to_dns(protocol).from(config.pods).then(Target::Dnat(config.gateway, None));
+    let mut rules = if config.routed { Vec::new() } else { [Protocol::Tcp, Protocol::Udp].map(of_pods).to_vec() };
+    rules.push(to_dns(Protocol::Tcp).then(Target::Return));
+    rules
 }
 
 /// What is left when no other rule took a connection: it goes to the relay, or to an address where the node hears it.
@@ -62,6 +67,14 @@ mod tests {
 
     #[test]
     fn where_nothing_is_routed_all_that_pods_send_goes_to_the_relay() {
+        assert_eq!(
+            text(before(&Config { routed: false, ..config() })),
+            [
+                "-s 10.42.0.0/24 -d 10.43.0.10/32 -p tcp -j DNAT --to-destination 10.42.0.1",
+                "-s 10.42.0.0/24 -d 10.43.0.10/32 -p udp -j DNAT --to-destination 10.42.0.1",
+                "-d 10.43.0.10/32 -p tcp -j RETURN",
+            ]
+        );
         assert_eq!(
             text(after(&Config { routed: false, ..config() })),
             [
