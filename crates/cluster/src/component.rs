@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use terrarium_remedies::Setting;
+use terrarium_remedies::{Isolation, Setting};
 
 use crate::config::{self, Network};
 use crate::pki::{self, key_files};
@@ -15,6 +15,8 @@ pub(crate) type Name = &'static str;
 
 pub(crate) const CONTAINERD: Name = "containerd";
 pub(crate) const COREDNS: Name = "coredns";
+/// What makes connections to the outside for a cluster with a network namespace of its own; no component, as it stays outside.
+pub(crate) const GATE: Name = "gate";
 pub(crate) const GUARDIAN: Name = "guardian";
 pub(crate) const IMAGES: Name = "images";
 pub(crate) const KUBELET: Name = "kubelet";
@@ -82,14 +84,21 @@ pub(crate) struct Spec<'a> {
     pub(crate) node: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) network: Network,
+    /// The namespaces of the cluster's own.
+    pub(crate) isolation: Isolation,
     pub(crate) settings: Vec<Setting>,
     pub(crate) api_port: u16,
 }
 
 impl<'a> Spec<'a> {
-    pub(crate) fn new(layout: &'a Layout, address: Ipv4Addr, settings: Vec<Setting>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        layout: &'a Layout,
+        address: Ipv4Addr,
+        isolation: Isolation,
+        settings: Vec<Setting>,
+    ) -> Result<Self, Error> {
         let (node, api_port) = (layout.node_name(node::name)?, layout.api_port()?);
-        Ok(Self { layout, node, address, network: Network::default(), settings, api_port })
+        Ok(Self { layout, node, address, network: Network::default(), isolation, settings, api_port })
     }
 }
 
@@ -326,6 +335,7 @@ mod tests {
             node: String::new(),
             address,
             network: Network::default(),
+            isolation: Isolation::Mount,
             settings: vec![],
             api_port: 6443,
         };

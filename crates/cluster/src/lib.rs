@@ -16,6 +16,7 @@ mod error_id;
 mod events;
 mod exec;
 mod forwarder;
+mod gate;
 pub mod guardian;
 mod health;
 mod history;

@@ -12,7 +12,7 @@ use terrarium_remedies::Setting;
 
 use crate::component::{CommandLine, Component, NETD, Readiness, Runs, SERVER, Spec};
 use crate::launch::own_program;
-use crate::{Error, Layout, objects, pki};
+use crate::{Error, Layout, gate, objects, pki};
 
 /// Where the Service proxy serves its metrics, and tells of its health: kube-proxy's ports.
 const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10249);
@@ -76,6 +76,7 @@ pub(crate) fn netd(spec: &Spec<'_>) -> Value {
         dns: network.dns(),
         path: if redirect { Path::Redirect } else { Path::Bound },
         routed: ip_forward,
+        gate: gate::socket(layout, spec.isolation),
         runtime_dir: runtime_dir(layout),
         metrics: METRICS,
         healthz: HEALTHZ,

@@ -23,12 +23,9 @@ mod access;
 pub mod config;
 pub mod control;
 mod error;
-<<<<<<< HEAD
 #[cfg(test)]
 mod fixtures;
-=======
 pub mod gate;
->>>>>>> relay
 pub mod host_ports;
 mod metrics;
 pub mod notice;

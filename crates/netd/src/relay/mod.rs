@@ -78,7 +78,7 @@ pub async fn run(shared: Shared) -> Result<(), Error> {
             .map_err(Error::io("listen for redirected connections on", format!("port {PORT}")))?;
         spawn_local(accept::serve(relay.clone(), listener, None));
     }
-    if !relay.shared.config.routed || relay.shared.config.gate.is_some() {
+    if !relay.shared.config.routed {
         let relay = relay.clone();
         spawn_local(async move {
             if let Err(error) = routed::run(relay).await {

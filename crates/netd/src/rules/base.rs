@@ -1,10 +1,14 @@
 //! The rules that lead Services' connections to the relay, whatever Services there are.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use terrarium_cni::iptables::{Match, Protocol, Rule, Target};
 
 use crate::config::Config;
 use crate::relay;
+
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// What stands before everything else: the name server answers by itself. Where nothing is routed, Pods reach no address
 /// of the loopback device, and the name server listens on that of their links, too.
@@ -28,11 +32,16 @@ pub fn after(config: &Config) -> Vec<Rule> {
             let to_gateway = Target::Dnat(config.gateway, None);
             rules.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| to_node(protocol).then(to_gateway)));
         }
-        if config.gate.is_some() {
-            rules.push(tcp().from(config.pods).not_to(config.pods).then(relay)); // between Pods it is routed
-        }
     } else {
+        // The node's own, which talks to Pods from the address on their links.
+        rules.push(tcp().from(config.gateway).then(Target::Return));
         rules.push(tcp().from(config.pods).not_to(Ipv4Net::from(config.gateway)).then(relay));
+        if config.gate.is_some() {
+            // What the node's own programs send outside, such as those that pull images.
+            let own = [LOOPBACK, config.node_address.into()];
+            rules.extend(own.map(|own| tcp().to(own).then(Target::Return)));
+            rules.push(tcp().then(relay));
+        }
     }
     rules
 }
@@ -60,9 +69,16 @@ mod tests {
     }
 
     #[test]
-    fn where_only_the_way_out_is_missing_the_relay_has_it() {
-        let rules = text(after(&Config { gate: Some("/gate".into()), ..config() }));
-        assert_eq!(rules.last().unwrap(), "-s 10.42.0.0/24 ! -d 10.42.0.0/24 -p tcp -j REDIRECT --to-ports 10260");
+    fn by_the_gate_the_node_has_a_way_out_too() {
+        let rules = text(after(&Config { routed: false, gate: Some("/gate".into()), ..config() }));
+        assert_eq!(
+            rules[3..],
+            [
+                "-d 127.0.0.0/8 -p tcp -j RETURN",
+                "-d 10.201.0.2/32 -p tcp -j RETURN",
+                "-p tcp -j REDIRECT --to-ports 10260",
+            ]
+        );
     }
 
     #[test]
@@ -79,6 +95,7 @@ mod tests {
             text(after(&Config { routed: false, ..config() })),
             [
                 "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10260",
+                "-s 10.42.0.1/32 -p tcp -j RETURN",
                 "-s 10.42.0.0/24 ! -d 10.42.0.1/32 -p tcp -j REDIRECT --to-ports 10260",
             ]
         );
