@@ -1,7 +1,9 @@
 //! Names resolve: those of the cluster in every Pod, and those of the outside as far as the sandbox's resolvers know them.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +13,11 @@ use serde_json::{Value, json};
 use terrarium_testbed::Gvisor;
 
 crate::stories! {
-    Shared in NODES:
-        names_of_the_cluster_resolve_in_a_pod;
-    Shared:
+    Shared in PODS:
+        names_of_the_cluster_resolve_in_a_pod
         a_pod_has_the_resolvers_that_its_policy_says
-        names_of_the_outside_are_asked_of_the_sandboxs_resolver
+        names_of_the_outside_are_asked_of_the_sandboxs_resolver;
+    Shared:
         malformed_questions_do_no_harm
         settings_of_the_users_own_are_taken_over;
     Harmed:
@@ -31,10 +33,6 @@ const NAMES: &str = include_str!("../manifests/names.yaml");
 const SERVER: &str = "10.43.0.10";
 
 fn names_of_the_cluster_resolve_in_a_pod(cluster: &Cluster) {
-    cluster.needs_routing();
-    if !cluster.kind().has_root() {
-        cluster.lacks("no Pod runs where one ID is mapped");
-    }
     let namespace = cluster.namespace("dns-names");
     namespace.apply(NAMES);
     namespace.kubectl("rollout status statefulset/peers --timeout=60s");
@@ -129,30 +127,13 @@ fn names_of_the_outside_are_asked_of_the_sandboxs_resolver(cluster: &Cluster) {
         cluster.lacks("the testbed gives this build no way out");
     }
     let namespace = cluster.namespace("dns-outside");
-    let socket = UdpSocket::bind((cluster.outside(), 53)).expect("the port of the sandbox's resolver");
-    let is_over = AtomicBool::new(false);
+    let server = NameServer::at(cluster.outside());
     let questions = ["a:printer.corp.test", "a:printer.corp.test", "a:nobody.corp.test"];
-    let (answers, asked) = thread::scope(|scope| {
-        let server = scope.spawn(|| serve(&socket, &is_over));
-        // Also where this panics: the scope waits for the server.
-        let _end = Ends(&is_over);
-        let answers = resolve(&namespace, "asker", &questions);
-        is_over.store(true, Ordering::Relaxed);
-        (answers, server.join().expect("the server does not panic"))
-    });
+    let (answers, asked) = server.serve_while(|| resolve(&namespace, "asker", &questions));
     assert_eq!(answers["a:printer.corp.test"], "192.0.2.77", "{answers:?}");
     assert_eq!(answers["a:nobody.corp.test"], "error: no such host", "{answers:?}");
     assert_eq!(asked.iter().filter(|name| *name == "printer.corp.test").count(), 1, "what is known is kept: {asked:?}");
     assert!(!asked.iter().any(|name| name.ends_with("cluster.local")), "names of the cluster leak: {asked:?}");
-}
-
-/// Says when it goes that it is over.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn malformed_questions_do_no_harm(cluster: &Cluster) {
@@ -197,6 +178,7 @@ fn settings_of_the_users_own_are_taken_over(cluster: &Cluster) {
 }
 
 fn a_killed_name_server_is_started_again(cluster: &Cluster) {
+    cluster.up();
     let killed = cluster.pid("coredns");
     cluster.kill(&["coredns"]);
     cluster.eventually_replaced("coredns", killed, Duration::from_secs(10));
@@ -307,32 +289,102 @@ fn restarts(cluster: &Cluster) -> Option<u64> {
     components.iter().find(|component| component["name"] == "coredns")?["restarts"].as_u64()
 }
 
-/// A name server that knows one address, of `printer.corp.test`; returns the names whose addresses it was asked for.
-fn serve(socket: &UdpSocket, is_over: &AtomicBool) -> Vec<String> {
-    const NO_SUCH_NAME: u8 = 3;
-    let mut asked = Vec::new();
-    let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
-    let mut packet = [0; 512];
-    while !is_over.load(Ordering::Relaxed) {
-        let Ok((length, client)) = socket.recv_from(&mut packet) else { continue };
-        let Some((name, end)) = question(&packet[..length]) else { continue };
-        let is_a = packet.get(end..end + 2) == Some(&[0, 1]);
-        let (code, count) = match name.as_str() {
-            "printer.corp.test" => (0, u8::from(is_a)),
-            _ => (NO_SUCH_NAME, 0),
-        };
-        let mut answer =
-            [&packet[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], &packet[12..end + 4]].concat();
-        if count == 1 {
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-            answer.extend(Ipv4Addr::new(192, 0, 2, 77).octets());
-        }
-        let _ = socket.send_to(&answer, client);
-        if is_a {
-            asked.push(name);
-        }
+/// A name server that knows one address, of `printer.corp.test`.
+struct NameServer {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl NameServer {
+    fn at(address: Ipv4Addr) -> Self {
+        let udp = UdpSocket::bind((address, 53)).expect("the port of the sandbox's resolver");
+        udp.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        let tcp = TcpListener::bind((address, 53)).expect("the port of the sandbox's resolver");
+        tcp.set_nonblocking(true).expect("a mode");
+        Self { udp, tcp }
     }
-    asked
+
+    /// Answers for as long as `ask` runs; returns the names whose addresses it was asked for, too.
+    fn serve_while<T>(&self, ask: impl FnOnce() -> T) -> (T, Vec<String>) {
+        let (is_over, asked) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+        let found = thread::scope(|scope| {
+            // Also where `ask` panics: the scope waits for the server.
+            let _end = Ends(&is_over);
+            let is_over = || is_over.load(Ordering::Relaxed);
+            let reply = |packet: &[u8]| {
+                let (name, answer) = answer(packet)?;
+                asked.lock().expect("nobody panicked").extend(name);
+                Some(answer)
+            };
+            scope.spawn(move || {
+                let mut packet = [0; 512];
+                while !is_over() {
+                    let Ok((length, client)) = self.udp.recv_from(&mut packet) else { continue };
+                    if let Some(answer) = reply(&packet[..length]) {
+                        let _ = self.udp.send_to(&answer, client);
+                    }
+                }
+            });
+            scope.spawn(move || {
+                while !is_over() {
+                    match self.tcp.accept() {
+                        Ok((stream, _)) => {
+                            drop(scope.spawn(move || while !is_over() && answer_one(&stream, reply).is_ok() {}))
+                        }
+                        Err(_) => thread::sleep(PATIENCE),
+                    }
+                }
+            });
+            ask()
+        });
+        (found, asked.into_inner().expect("nobody panicked"))
+    }
+}
+
+/// Answers one question of a stream (RFC 1035, section 4.2.2), if one comes.
+fn answer_one(mut stream: &TcpStream, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut length = [0; 2];
+    match stream.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+        other => other?,
+    }
+    let mut packet = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut packet)?;
+    let answer = reply(&packet).ok_or(io::ErrorKind::InvalidData)?;
+    let length = u16::try_from(answer.len()).expect("a short answer").to_be_bytes();
+    stream.write_all(&[&length, &answer[..]].concat())
+}
+
+/// How long it takes at most to notice the end.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Says when it goes that it is over.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The answer to a question, and the name if an address was asked for.
+fn answer(packet: &[u8]) -> Option<(Option<String>, Vec<u8>)> {
+    const NO_SUCH_NAME: u8 = 3;
+    let (name, end) = question(packet)?;
+    let is_a = packet.get(end..end + 2) == Some(&[0, 1]);
+    let (code, count) = match name.as_str() {
+        "printer.corp.test" => (0, u8::from(is_a)),
+        _ => (NO_SUCH_NAME, 0),
+    };
+    let mut answer =
+        [&packet[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], packet.get(12..end + 4)?].concat();
+    if count == 1 {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(Ipv4Addr::new(192, 0, 2, 77).octets());
+    }
+    Some((is_a.then_some(name), answer))
 }
 
 /// The name in a question (RFC 1035, section 4), and where it ends.

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use harness::{Cluster, Namespace, Ran};
 
+use crate::pods::reaches_the_outside;
+
 crate::stories! {
     Shared in BUILDS:
         a_pod_sends_and_receives_megabytes_outside
         a_pod_exchanges_datagrams_with_the_outside;
+    Harmed in NODES_WITH_FEWER_RIGHTS:
+        the_next_up_opens_the_gate_again;
 }
 
 const WEB: &str = include_str!("../manifests/web.yaml");
@@ -60,6 +64,22 @@ fn a_pod_exchanges_datagrams_with_the_outside(cluster: &Cluster) {
         in_network_of(cluster, pod, &script).succeeds().prints(&format!("{size}\n"));
     }
     served.join().expect("the server does not panic");
+}
+
+/// What leads out of a network namespace of the cluster's own stays outside, and only who is there can start it.
+fn the_next_up_opens_the_gate_again(cluster: &Cluster) {
+    cluster.up();
+    let killed = cluster.pid("gate");
+    cluster.kill(&["gate"]);
+    cluster.terrarium("status").exits(3).prints("gate         does not run");
+    cluster.up();
+    cluster.eventually_replaced("gate", killed, Duration::from_secs(5));
+    cluster.eventually_runs(Duration::from_secs(5));
+    if cluster.kind().has_root() {
+        reaches_the_outside(&web(cluster, "network-gate").0);
+    }
+    cluster.terrarium("down").succeeds();
+    cluster.sh("! pgrep -f '[t]errarium gate'").succeeds();
 }
 
 /// A namespace with the Pod `web`, which is ready, and its address.

@@ -17,8 +17,9 @@ crate::stories! {
         port_forward_leads_to_the_pod
         the_node_reaches_the_pod
         a_pod_reaches_another_pod
-        a_pod_reaches_the_outside_with_the_sandboxs_address
         a_broken_container_is_restarted_by_its_liveness_probe;
+    Shared in PODS:
+        a_pod_reaches_the_outside_with_the_sandboxs_address;
 }
 
 const VERSION: &str = "v1.36.4";
@@ -109,7 +110,13 @@ fn a_pod_reaches_another_pod(cluster: &Cluster) {
 }
 
 fn a_pod_reaches_the_outside_with_the_sandboxs_address(cluster: &Cluster) {
-    let namespace = web(cluster, "pods-outside");
+    reaches_the_outside(&web(cluster, "pods-outside"));
+}
+
+/// Its Pod `web` does, and is seen there with the sandbox's address.
+#[track_caller]
+pub fn reaches_the_outside(namespace: &Namespace<'_>) {
+    let cluster = namespace.cluster;
     let server = TcpListener::bind((cluster.outside(), 0)).expect("a port on the sandbox's gateway");
     let url = format!("http://{}/", server.local_addr().expect("the server has an address"));
     let served = thread::spawn(move || serve_once(&server));

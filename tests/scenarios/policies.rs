@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 crate::stories! {
     Shared in BUILDS:
         a_namespace_that_denies_opens_by_label_and_namespace
-        a_policy_names_ports_by_name_and_number
-        what_pods_send_is_up_to_policies_too
         a_policy_that_goes_opens_again
         a_policy_that_takes_too_much_room_is_left_to_the_relay;
+    Shared in PODS:
+        a_policy_names_ports_by_name_and_number
+        what_pods_send_is_up_to_policies_too;
     Shared:
         what_a_policy_cannot_have_is_told;
     Harmed:

@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 crate::stories! {
     Shared in BUILDS:
         a_service_leads_the_node_to_all_of_its_pods
-        a_service_leads_pods_to_pods_and_to_themselves
         a_node_port_answers_on_the_node_and_from_outside
-        a_pod_asks_the_api_by_its_service_with_its_token
         a_load_balancer_and_an_external_address_answer
         a_client_stays_with_its_pod_where_it_is_asked_for
         a_service_without_pods_refuses_at_once
@@ -24,7 +22,9 @@ crate::stories! {
         what_a_service_must_not_have_is_refused_with_an_event;
     Harmed:
         services_go_on_after_their_proxy_was_killed;
-    Shared in NODES:
+    Shared in PODS:
+        a_service_leads_pods_to_pods_and_to_themselves
+        a_pod_asks_the_api_by_its_service_with_its_token
         the_whole_path_is_tried_by_doctor;
     Shared:
         doctor_says_where_the_path_breaks;
@@ -271,10 +271,6 @@ fn services_go_on_after_their_proxy_was_killed(cluster: &Cluster) {
 }
 
 fn the_whole_path_is_tried_by_doctor(cluster: &Cluster) {
-    cluster.needs_routing();
-    if !cluster.kind().has_root() {
-        cluster.lacks("a user without rights can have one ID mapped, and runc makes no container with it (gap `mapped-ids` in gaps.md)");
-    }
     let ran = cluster.terrarium("doctor --network").succeeds().prints("✓ Pod to itself by its Service");
     assert!(!ran.stdout.contains('✗'), "{ran}");
     let legs: Value =

@@ -76,15 +76,6 @@ impl Cluster {
         }
     }
 
-    /// Ends the story where the cluster's network namespace is its own, and gVisor routes nothing.
-    pub fn needs_routing(&self) {
-        if self.kind.privilege == Privilege::Docker {
-            self.lacks(
-                "in a network namespace of the cluster's own Pods reach the node and no other device's addresses",
-            );
-        }
-    }
-
     /// The node's address, which is the sandbox's.
     pub fn address(&self) -> Ipv4Addr {
         self.sandbox.address()

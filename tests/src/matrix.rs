@@ -27,6 +27,12 @@ impl Scope {
     /// What holds wherever a node can run.
     pub const NODES: Self = Self { full: Kind::can_mount, cut: representative };
 
+    /// What holds wherever Pods run; in the cut, played in the ordinary kind and with Docker's rights.
+    pub const PODS: Self = Self {
+        full: |kind| kind.can_mount() && kind.has_root(),
+        cut: |kind| *kind == Kind { privilege: kind.privilege, ..Kind::ORDINARY },
+    };
+
     /// What holds wherever a node can run without all rights; in the cut, played with Docker's.
     pub const NODES_WITH_FEWER_RIGHTS: Self = Self {
         full: |kind| kind.can_mount() && !kind.has_all_rights(),

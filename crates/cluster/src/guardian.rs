@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 
-use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
+use crate::component::{GATE, GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Stage};
 use crate::process::{self, ProcessRef};
 use crate::{Error, Layout, Options, launch, logs};
@@ -140,6 +140,7 @@ pub struct Ward {
     /// go back there, the socket on which the API is reached from there.
     outside: Option<OwnedFd>,
     child: Option<Child>,
+    gate: Option<Child>,
 }
 
 impl Ward {
@@ -149,12 +150,17 @@ impl Ward {
         if let Some(guardian) = guardian.and_then(ProcessRef::of) {
             record(layout, &guardian);
         }
-        Self { outside: File::open(Path::new("/proc/self/ns/mnt")).ok().map(OwnedFd::from), child: None }
+        Self { outside: File::open(Path::new("/proc/self/ns/mnt")).ok().map(OwnedFd::from), child: None, gate: None }
     }
 
     /// Lets a guardian, and with it the next supervisor, have the socket too.
     pub(crate) fn carry(&mut self, listener: &TcpListener) {
         self.outside = listener.as_fd().try_clone_to_owned().ok();
+    }
+
+    /// Has the gate's end noticed, too.
+    pub(crate) fn watch(&mut self, gate: Option<Child>) {
+        self.gate = gate;
     }
 
     /// Ends a guardian that this supervisor started; another one ends when the supervisor does.
@@ -170,6 +176,14 @@ impl Ward {
         if let Some(child) = &mut self.child {
             // Its end is to be noticed by who started it.
             let _ = child.try_wait();
+        }
+        if let Some(gate) = &mut self.gate
+            && let Ok(Some(_)) = gate.try_wait()
+        {
+            self.gate = None;
+            if process::recorded(layout, GATE).is_none() {
+                tracing::warn!("the gate ended: nothing leads outside until `terrarium up` is called again");
+            }
         }
         if process::recorded(layout, GUARDIAN).is_some() {
             return;

@@ -11,11 +11,11 @@ use procfs::process::all_processes;
 use serde::Serialize;
 use terrarium_remedies::Journal;
 
-use crate::component::{GUARDIAN, KUBELET, SERVER, SUPERVISOR};
+use crate::component::{GATE, GUARDIAN, KUBELET, SERVER, SUPERVISOR};
 use crate::events::Events;
 pub use crate::history::End;
 use crate::history::History;
-use crate::{Addon, Error, Event, Layout, Options, process, readiness};
+use crate::{Addon, Error, Event, Layout, Options, gate, process, readiness};
 
 /// The state of a cluster.
 #[derive(Debug, Serialize)]
@@ -112,7 +112,8 @@ pub fn server_runs(layout: &Layout) -> bool {
 /// Files that are there cannot be read. A cluster that does not answer is a state, not an error.
 pub fn look(layout: &Layout) -> Result<Status, Error> {
     let options = Options::kept(layout)?.unwrap_or_default();
-    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(options.services());
+    let gate = gate::is_needed(layout)?.then_some(GATE);
+    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(gate).chain(options.services());
     let components: Vec<ComponentStatus> = names.map(|name| ComponentStatus::look(layout, name)).collect();
     let (api_ready, nodes, pods) =
         if server_runs(layout) { ask_api(layout) } else { (false, Vec::new(), BTreeMap::new()) };
@@ -162,12 +163,12 @@ fn ask_api(layout: &Layout) -> (bool, Vec<NodeStatus>, BTreeMap<String, usize>) 
     (ready, nodes, phases)
 }
 
-/// The guardian and the processes in the cluster's mount namespace, and their descendants: a container has a mount namespace of its own,
+/// The guardian, the gate and the processes in the cluster's mount namespace, and their descendants: a container has a mount namespace of its own,
 /// and its shim for an ancestor.
 fn resident_bytes(layout: &Layout) -> Result<u64, Error> {
     let Some(journal) = Journal::open(&layout.journal())? else { return Ok(0) };
     let mut ours: BTreeSet<i32> = journal.members().unwrap_or_default().into_iter().collect();
-    ours.extend(process::recorded(layout, GUARDIAN).map(|guardian| guardian.pid));
+    ours.extend([GUARDIAN, GATE].into_iter().filter_map(|name| Some(process::recorded(layout, name)?.pid)));
     let parents: Vec<(i32, i32)> = all_processes()
         .into_iter()
         .flatten()

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
@@ -144,12 +145,13 @@ fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut
     if let Some(message) = ground.plan.as_ref().and_then(preparation::warning) {
         progress.report(&Event::Warning { message });
     }
-    if let Some(listener) = &ground.listener {
+    if let Some(listener) = &ground.ways.listener {
         guardian.carry(listener);
     }
+    guardian.watch(ground.ways.gate.take());
     let result = components(layout, &mut ground).and_then(|components| {
         progress.report(&Event::Ready { step: STEP.to_owned(), seconds: progress.seconds() });
-        runner::run(layout, progress, components, &mut guardian, ground.listener, end_signals())
+        runner::run(layout, progress, components, &mut guardian, ground.ways.listener, end_signals())
     });
     progress.report(&Event::Stopping);
     guardian.dismiss();
@@ -163,8 +165,22 @@ struct Ground {
     options: Options,
     /// What is still to be done; nothing for a cluster that is gone on with.
     plan: Option<Plan>,
-    /// Where the caller reaches an API server in a network namespace of its own.
+    ways: Ways,
+}
+
+/// What leads to and from a network namespace of the cluster's own; made before that is entered.
+#[derive(Default)]
+struct Ways {
+    /// Where the caller reaches the API server.
     listener: Option<TcpListener>,
+    gate: Option<Child>,
+}
+
+impl Ways {
+    fn open(layout: &Layout, isolation: Isolation) -> Result<Self, Error> {
+        let listener = forwarder::listen(isolation, layout.api_port()?)?;
+        Ok(Self { listener, gate: gate::start(layout, isolation)? })
+    }
 }
 
 impl Ground {
@@ -172,11 +188,11 @@ impl Ground {
     fn find_or_make(layout: &Layout, asked: &Options) -> Result<Self, Error> {
         let leftover = Journal::open(&layout.journal())?;
         if let Some(journal) = &leftover
-            && let Some(listener) = join(layout, journal)?
+            && let Some(ways) = join(layout, journal)?
             && let Some(journal) = leftover
         {
             let options = Options::kept(layout)?.unwrap_or_else(|| asked.clone());
-            return Ok(Self { journal, options, plan: None, listener });
+            return Ok(Self { journal, options, plan: None, ways });
         }
         stop::stop_cluster(layout, leftover)?;
         layout.prepare()?;
@@ -188,26 +204,24 @@ impl Ground {
         if plan.isolation == Isolation::Mount {
             preflight::check_dns_port()?;
         }
-        let listener = forwarder::listen(plan.isolation, layout.api_port()?)?;
-        gate::start(layout, plan.isolation)?;
+        let ways = Ways::open(layout, plan.isolation)?;
         namespace::enter_new(plan.isolation)?;
         let journal = Journal::create(&layout.journal(), plan.isolation)?;
-        Ok(Self { journal, options: asked.clone(), plan: Some(plan), listener })
+        Ok(Self { journal, options: asked.clone(), plan: Some(plan), ways })
     }
 }
 
 /// Moves this process into the namespaces of the cluster that is here; `None` if none is.
-fn join(layout: &Layout, journal: &Journal) -> Result<Option<Option<TcpListener>>, Error> {
+fn join(layout: &Layout, journal: &Journal) -> Result<Option<Ways>, Error> {
     if journal.isolation() == Isolation::Nothing {
         let lives = process::recorded(layout, component::SERVER).is_some();
-        return Ok(lives.then_some(None));
+        return Ok(lives.then(Ways::default));
     }
     if journal.members().is_ok_and(|members| members.is_empty()) {
         return Ok(None);
     }
-    let listener = forwarder::listen(journal.isolation(), layout.api_port()?)?;
-    gate::start(layout, journal.isolation())?;
-    Ok(journal.join()?.then_some(listener))
+    let ways = Ways::open(layout, journal.isolation())?;
+    Ok(journal.join()?.then_some(ways))
 }
 
 /// The components to run, with the gaps closed and the configuration written. A cluster that is gone on with has both.

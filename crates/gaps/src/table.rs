@@ -22,7 +22,7 @@ pub static TABLE: &[Gap] = &[
         hint: "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN, or let it make user namespaces",
         remedies: &[built(
             Namespace,
-            "user, mount and network namespaces of the cluster's own, and a forwarder from the caller's loopback to the API",
+            "user, network, UTS, IPC and mount namespaces of the cluster's own, a forwarder from the caller's loopback to the API, and a gate for what leads outside",
         )],
     },
     Gap {

@@ -1,8 +1,8 @@
 //! What is in force as rules of the nat table.
 //!
 //! The nat table sees the first packet of each connection or flow, so answers need no rules, and what is established
-//! stays so. POSTROUTING sees the Pod's own address as source, and the destination that DNAT chose. INPUT is asked for
-//! what goes to the name server; all else that goes to the node is allowed, or goes to the relay, which asks by itself.
+//! stays so. POSTROUTING sees the Pod's own address as source, and the destination that DNAT chose. INPUT, or PREROUTING where nothing is routed, is
+//! asked for what goes to the name server; all else that goes to the node is allowed, or goes to the relay, which asks by itself.
 //!
 //! A whole table must fit one socket option in gVisor, 8 or 32 KiB. Where the exact rules do not, TCP of the isolated
 //! Pods goes to the relay, which decides for each connection: that takes a rule or two.
@@ -71,10 +71,13 @@ pub fn chains(compiled: &Compiled, config: &Config, level: Level) -> Vec<Chain> 
     let level = if config.routed { level } else { Level::Closed };
     let dns = [node.dns].into_iter().collect();
     let [out, into] = [&compiled.egress, &compiled.ingress].map(|all| all.only(|allowed| level.keep(allowed, &dns)));
-    let mut jumps = vec![(Hook::Input, Match::all().to(node.dns))];
-    if config.routed {
-        jumps.insert(0, (Hook::Postrouting, Match::all()));
-    }
+    let names = Match::all().to(node.dns);
+    let jumps = if config.routed {
+        vec![(Hook::Postrouting, Match::all()), (Hook::Input, names)]
+    } else {
+        // Ahead of the rule that leads them to the name server by another address.
+        vec![(Hook::Prerouting, names)]
+    };
     let rules = [(OUT, rules_out(&out, level)), (IN, rules_in(&into, node, level))];
     let mut chains = Vec::new();
     for (name, rules) in rules {

@@ -39,7 +39,8 @@ pub fn plan(
 fn services(config: &Config, past: &[Rule]) -> Chain {
     let jumps = vec![(Hook::Prerouting, Match::all()), (Hook::Output, Match::all())];
     let rules = base::before(config).into_iter().chain(past.iter().cloned()).chain(base::after(config)).collect();
-    Chain { name: SERVICES, jumps, place: Place::First, rules }
+    // After the policies, whichever of them was set last: they are asked for the destination that a Pod named.
+    Chain { name: SERVICES, jumps, place: Place::Last, rules }
 }
 
 #[cfg(test)]
@@ -52,6 +53,13 @@ mod tests {
     fn past(count: usize) -> Vec<Rule> {
         let rule = Match::protocol(Protocol::Tcp).then(Target::Return);
         vec![rule; count]
+    }
+
+    #[test]
+    fn policies_are_asked_before_services_lead_elsewhere() {
+        let (chains, _) = plan(&config(), None, &[], usize::MAX);
+        let services = chains.iter().find(|chain| chain.name == SERVICES).unwrap();
+        assert_eq!(services.place, Place::Last);
     }
 
     #[test]
