@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn resolvers() -> Resolvers {
-        Resolvers::read("nameserver 192.0.2.53\n", &Network::default(), true)
+        Resolvers::read("nameserver 192.0.2.53\n", &Network::default(), false)
     }
 
     /// A text without the test's own directory.
