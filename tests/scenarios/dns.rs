@@ -253,7 +253,7 @@ fn start(namespace: &Namespace<'_>, name: &str, words: &[&str], mut spec: Value)
 
 /// What the Pod wrote, once it has ended.
 #[track_caller]
-fn ended(namespace: &Namespace<'_>, pod: &str) -> String {
+pub fn ended(namespace: &Namespace<'_>, pod: &str) -> String {
     eventually(Duration::from_secs(60), || {
         let phase =
             namespace.json(&format!("get pod {pod}"))["status"]["phase"].as_str().unwrap_or_default().to_owned();
@@ -361,7 +361,7 @@ fn answer_one(mut stream: &TcpStream, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) 
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Says when it goes that it is over.
-struct Ends<'a>(&'a AtomicBool);
+pub struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {

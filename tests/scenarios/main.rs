@@ -12,6 +12,7 @@ mod deployments;
 mod dns;
 mod down;
 mod durable;
+mod egress;
 mod gaps;
 mod host_ports;
 mod ingress;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         dns::STORIES,
         host_ports::STORIES,
         network::STORIES,
+        egress::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,
