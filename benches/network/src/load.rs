@@ -51,10 +51,10 @@ fn send(mut connection: TcpStream, until: Instant) -> io::Result<u64> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-pub fn ask(server: SocketAddrV4, seconds: u64) -> io::Result<()> {
+pub fn ask(server: SocketAddrV4, count: usize) -> io::Result<()> {
     let (mut connection, _) = open(server, ALWAYS)?;
     let mut message = question(ALWAYS);
-    let times = repeat(seconds, || {
+    let times = repeat(count, || {
         connection.write_all(&message)?;
         connection.read_exact(&mut message)
     })?;
@@ -62,15 +62,14 @@ pub fn ask(server: SocketAddrV4, seconds: u64) -> io::Result<()> {
     Ok(())
 }
 
-pub fn connect(server: SocketAddrV4, seconds: u64) -> io::Result<()> {
-    let start = Instant::now();
-    let times = repeat(seconds, || ask_once(server).map(drop))?;
-    println!("connections {:.1}", times.len() as f64 / start.elapsed().as_secs_f64());
+pub fn connect(server: SocketAddrV4, count: usize) -> io::Result<()> {
+    let times = repeat(count, || ask_once(server).map(drop))?;
+    println!("connections {:.1}", times.len() as f64 / times.iter().sum::<Duration>().as_secs_f64());
     println!("connect-p50 {:.1}\nconnect-p99 {:.1}", quantile(&times, 0.5), quantile(&times, 0.99));
     Ok(())
 }
 
-pub fn datagrams(server: SocketAddrV4, seconds: u64) -> io::Result<()> {
+pub fn datagrams(server: SocketAddrV4, count: usize) -> io::Result<()> {
     let socket = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -82,9 +81,9 @@ pub fn datagrams(server: SocketAddrV4, seconds: u64) -> io::Result<()> {
         socket.recv(&mut [0; MESSAGE]).map(drop)
     };
     let one = socket()?;
-    let times = repeat(seconds, || ask(&one))?;
+    let times = repeat(count, || ask(&one))?;
     println!("datagram-p50 {:.1}", quantile(&times, 0.5));
-    let times = repeat(seconds, || ask(&socket()?))?;
+    let times = repeat(count, || ask(&socket()?))?;
     println!("datagram-new-p50 {:.1}", quantile(&times, 0.5));
     Ok(())
 }
@@ -101,15 +100,13 @@ pub fn answer(mut servers: Vec<SocketAddrV4>) {
     println!("answer {:.2}", start.elapsed().as_secs_f64());
 }
 
-/// Does it again and again for so long; how long each time took.
-fn repeat(seconds: u64, mut what: impl FnMut() -> io::Result<()>) -> io::Result<Vec<Duration>> {
-    let start = Instant::now();
-    let mut times = Vec::new();
-    while start.elapsed() < Duration::from_secs(seconds) {
-        let began = Instant::now();
-        what()?;
-        times.push(began.elapsed());
-    }
+/// Does it so many times; how long each took, in order.
+fn repeat(count: usize, mut what: impl FnMut() -> io::Result<()>) -> io::Result<Vec<Duration>> {
+    let mut once = |_| {
+        let start = Instant::now();
+        what().map(|()| start.elapsed())
+    };
+    let mut times = (0..count).map(&mut once).collect::<io::Result<Vec<_>>>()?;
     times.sort_unstable();
     Ok(times)
 }

@@ -33,11 +33,11 @@ enum Command {
     /// MB/s of so many connections at once
     Stream { server: SocketAddrV4, connections: usize, seconds: u64 },
     /// Median and 99th percentile of questions on one connection, in microseconds
-    Ask { server: SocketAddrV4, seconds: u64 },
+    Ask { server: SocketAddrV4, count: usize },
     /// Connections per second, each with a question, one after another
-    Connect { server: SocketAddrV4, seconds: u64 },
+    Connect { server: SocketAddrV4, count: usize },
     /// Median of questions by UDP, from one socket and from a new one for each, in microseconds
-    Datagrams { server: SocketAddrV4, seconds: u64 },
+    Datagrams { server: SocketAddrV4, count: usize },
     /// Seconds until all servers on standard input have answered
     Answer,
     /// Lead a Service from one Pod to the next by changes of its EndpointSlice, and watch where connections go
@@ -48,9 +48,9 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Serve { port } => serve::serve(port)?,
         Command::Stream { server, connections, seconds } => load::stream(server, connections, seconds)?,
-        Command::Ask { server, seconds } => load::ask(server, seconds)?,
-        Command::Connect { server, seconds } => load::connect(server, seconds)?,
-        Command::Datagrams { server, seconds } => load::datagrams(server, seconds)?,
+        Command::Ask { server, count } => load::ask(server, count)?,
+        Command::Connect { server, count } => load::connect(server, count)?,
+        Command::Datagrams { server, count } => load::datagrams(server, count)?,
         Command::Answer => {
             let mut servers = String::new();
             std::io::stdin().read_to_string(&mut servers)?;
