@@ -13,8 +13,10 @@ mod dns;
 mod down;
 mod durable;
 mod gaps;
+mod host_ports;
 mod ingress;
 mod matrix;
+mod network;
 mod pods;
 mod policies;
 mod security;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         services::STORIES,
         policies::STORIES,
         dns::STORIES,
+        host_ports::STORIES,
+        network::STORIES,
         volumes::STORIES,
         api::STORIES,
         security::STORIES,

@@ -33,7 +33,7 @@ crate::stories! {
 const WEB: &str = include_str!("../manifests/service.yaml");
 
 /// How long rules and endpoints may take to follow.
-const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(10);
 
 fn a_service_leads_the_node_to_all_of_its_pods(cluster: &Cluster) {
     let namespace = web(cluster, "services-node");
@@ -300,7 +300,7 @@ fn doctor_says_where_the_path_breaks(cluster: &Cluster) {
         .prints("✓ node to Pod");
 }
 
-const CURL: &str = "curl -sSf --max-time 5";
+pub const CURL: &str = "curl -sSf --max-time 5";
 
 /// A refusal or a reset, whichever of curl's calls met it, and no time-out.
 #[track_caller]
@@ -336,11 +336,11 @@ fn runner(name: &str, args: &[&str]) -> String {
 }
 
 /// A Pod that tries these, and tells in its log.
-fn reacher(name: &str, targets: &[&str]) -> String {
+pub fn reacher(name: &str, targets: &[&str]) -> String {
     runner(name, &[&["reach", "--within", "15s"], targets].concat())
 }
 
-fn assert_reached(namespace: &Namespace<'_>, pod: &str, targets: usize) {
+pub fn assert_reached(namespace: &Namespace<'_>, pod: &str, targets: usize) {
     let log = eventually(Duration::from_secs(60), || {
         let ended = namespace.json(&format!("get pod {pod}"))["status"]["phase"].clone();
         if ended == "Succeeded" || ended == "Failed" {
@@ -363,12 +363,12 @@ fn slice(service: &str, address: &str) -> Value {
 }
 
 /// A shell's command that asks by a datagram and prints the answer.
-fn udp(address: &str) -> String {
+pub fn udp(address: &str) -> String {
     format!("exec 3<>/dev/udp/{address} && echo '?' >&3 && timeout 5 head -c 4 <&3")
 }
 
 /// Asks for /healthz from the test's own machine.
-fn http(server: SocketAddr) -> std::io::Result<String> {
+pub fn http(server: SocketAddr) -> std::io::Result<String> {
     let mut connection = TcpStream::connect_timeout(&server, Duration::from_secs(5))?;
     connection.set_read_timeout(Some(Duration::from_secs(5)))?;
     connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;

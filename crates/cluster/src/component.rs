@@ -4,17 +4,19 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use terrarium_remedies::Setting;
+use terrarium_remedies::{Isolation, Setting};
 
 use crate::config::{self, Network};
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, Options, dns, network, node, objects};
+use crate::{Error, Layout, Options, dns, egress, network, node, objects};
 
 /// Names a component: in logs, records, `status` and dependencies.
 pub(crate) type Name = &'static str;
 
 pub(crate) const CONTAINERD: Name = "containerd";
 pub(crate) const COREDNS: Name = "coredns";
+/// What makes connections to the outside for a cluster with a network namespace of its own; no component, as it stays outside.
+pub(crate) const GATE: Name = "gate";
 pub(crate) const GUARDIAN: Name = "guardian";
 pub(crate) const IMAGES: Name = "images";
 pub(crate) const KUBELET: Name = "kubelet";
@@ -82,14 +84,21 @@ pub(crate) struct Spec<'a> {
     pub(crate) node: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) network: Network,
+    /// The namespaces of the cluster's own.
+    pub(crate) isolation: Isolation,
     pub(crate) settings: Vec<Setting>,
     pub(crate) api_port: u16,
 }
 
 impl<'a> Spec<'a> {
-    pub(crate) fn new(layout: &'a Layout, address: Ipv4Addr, settings: Vec<Setting>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        layout: &'a Layout,
+        address: Ipv4Addr,
+        isolation: Isolation,
+        settings: Vec<Setting>,
+    ) -> Result<Self, Error> {
         let (node, api_port) = (layout.node_name(node::name)?, layout.api_port()?);
-        Ok(Self { layout, node, address, network: Network::default(), settings, api_port })
+        Ok(Self { layout, node, address, network: Network::default(), isolation, settings, api_port })
     }
 }
 
@@ -167,11 +176,14 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             needs: &[CONTAINERD, IMAGES, SERVER],
             // What the API server's own client may ask of kubelets: the one right that upstream leaves to whoever sets a
             // cluster up. A kubelet that is there before would remember a refusal for half a minute.
-            objects: vec![objects::binding(
-                "terrarium:kubelet-api-admin",
-                "system:kubelet-api-admin",
-                pki::API_SERVER_KUBELET_CLIENT,
-            )],
+            objects: vec![
+                objects::binding(
+                    "terrarium:kubelet-api-admin",
+                    "system:kubelet-api-admin",
+                    pki::API_SERVER_KUBELET_CLIENT,
+                ),
+                egress::config_map(&no_proxy(spec)),
+            ],
             runs: Runs::Service {
                 command: CommandLine {
                     program: kubernetes,
@@ -202,13 +214,17 @@ fn server(spec: &Spec<'_>) -> Result<Component, Error> {
 }
 
 pub(crate) fn environment(spec: &Spec<'_>) -> Vec<(&'static str, String)> {
-    let no_proxy = no_proxy(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok());
+    let no_proxy = no_proxy(spec);
     ["NO_PROXY", "no_proxy"].map(|name| (name, no_proxy.clone())).to_vec()
 }
 
 /// What the components must not look for behind the proxy that the environment may name: the cluster's own addresses. The
 /// API server asks the kubelet for logs, for one.
-fn no_proxy(spec: &Spec<'_>, given: Option<String>) -> String {
+fn no_proxy(spec: &Spec<'_>) -> String {
+    no_proxy_beside(spec, std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")).ok())
+}
+
+fn no_proxy_beside(spec: &Spec<'_>, given: Option<String>) -> String {
     let Network { pods, services } = &spec.network;
     let own = format!("localhost,127.0.0.0/8,{},{pods},{services},.svc,.cluster.local", spec.address);
     match given.filter(|given| !given.is_empty()) {
@@ -319,12 +335,13 @@ mod tests {
             node: String::new(),
             address,
             network: Network::default(),
+            isolation: Isolation::Mount,
             settings: vec![],
             api_port: 6443,
         };
         let own = "localhost,127.0.0.0/8,192.0.2.7,10.42.0.0/24,10.43.0.0/16,.svc,.cluster.local";
-        assert_eq!(no_proxy(&spec, None), own);
-        assert_eq!(no_proxy(&spec, Some(String::new())), own);
-        assert_eq!(no_proxy(&spec, Some(".example.org".to_owned())), format!(".example.org,{own}"));
+        assert_eq!(no_proxy_beside(&spec, None), own);
+        assert_eq!(no_proxy_beside(&spec, Some(String::new())), own);
+        assert_eq!(no_proxy_beside(&spec, Some(".example.org".to_owned())), format!(".example.org,{own}"));
     }
 }

@@ -164,6 +164,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use tempfile::TempDir;
+    use terrarium_remedies::Isolation;
 
     use super::*;
     use crate::component::{self, Runs};
@@ -196,7 +197,15 @@ mod tests {
             Setting::ApiServer { flag: "--kubelet-preferred-address-types".to_owned(), value: "InternalIP".to_owned() },
         ];
         let (node, address) = ("node-1".to_owned(), Ipv4Addr::new(192, 0, 2, 7));
-        Spec { layout, node, address, network: Network::default(), settings, api_port: 6443 }
+        Spec {
+            layout,
+            node,
+            address,
+            network: Network::default(),
+            isolation: Isolation::Mount,
+            settings,
+            api_port: 6443,
+        }
     }
 
     fn resolvers() -> Resolvers {

@@ -4,7 +4,7 @@
 //! and readiness are asked on loopback.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use terrarium_remedies::Isolation;
 use crate::component::{COREDNS, CommandLine, Component, Readiness, Runs, SERVER, Spec, environment};
 use crate::config::Network;
 use crate::layout::{make_private, write};
-use crate::{Error, Layout, objects, pki};
+use crate::{Error, Layout, network, objects, pki};
 
 /// The user that its certificate names.
 pub(crate) const USER: &str = "system:coredns";
@@ -92,25 +92,27 @@ fn objects(network: &Network) -> Vec<Value> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Resolvers {
     servers: Vec<IpAddr>,
+    /// Whether the cluster has a network namespace of its own, out of which only TCP leads, by the gate.
+    is_apart: bool,
     /// What else resolv.conf(5) says: search domains and options.
     rest: String,
 }
 
 impl Resolvers {
-    /// Those that the sandbox has now. From a network namespace of the cluster's own none of them is reached.
-    pub(crate) fn of_sandbox(network: &Network, isolation: Isolation) -> Self {
+    /// Those that the sandbox has now.
+    pub(crate) fn of_sandbox(spec: &Spec<'_>) -> Self {
         let conf = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        let has_way_out = !matches!(isolation, Isolation::User { .. });
-        Self::read(&conf, network, has_way_out)
+        Self::read(&conf, &spec.network, matches!(spec.isolation, Isolation::User { .. }))
     }
 
-    pub(crate) fn read(conf: &str, network: &Network, has_way_out: bool) -> Self {
+    pub(crate) fn read(conf: &str, network: &Network, is_apart: bool) -> Self {
         // The cluster's own DNS, which somebody gave the sandbox, would be asked by itself.
         let is_own = |server: &IpAddr| matches!(server, IpAddr::V4(address) if network.services.contains(address));
-        let servers = if has_way_out { Resolver::read(conf).servers } else { Vec::new() };
-        let servers = servers.into_iter().filter(|server| !is_own(server)).collect();
+        // The gate leads to no loopback device.
+        let is_reached = |server: &IpAddr| !(is_own(server) || is_apart && server.is_loopback());
+        let servers = Resolver::read(conf).servers.into_iter().filter(is_reached).collect();
         let rest = conf.lines().filter(|line| !line.trim_start().starts_with("nameserver"));
-        Self { servers, rest: rest.map(|line| format!("{line}\n")).collect() }
+        Self { servers, is_apart, rest: rest.map(|line| format!("{line}\n")).collect() }
     }
 
     /// The resolv.conf of Pods that want the sandbox's resolvers. On loopback a Pod would find only itself: the cluster's
@@ -125,9 +127,9 @@ impl Resolvers {
     }
 
     /// CoreDNS' configuration: kubeadm's, but for what is said below.
-    fn corefile(&self, layout: &Layout, network: &Network) -> String {
+    fn corefile(&self, layout: &Layout, network: &Network, is_routed: bool) -> String {
         const CLUSTER: &str = "cluster.local in-addr.arpa ip6.arpa";
-        let address = network.dns();
+        let address = listened_on(network, is_routed);
         let kubeconfig = layout.config(&format!("{}.kubeconfig", pki::COREDNS));
         let (kubeconfig, user) = (kubeconfig.display(), user_directory(layout));
         let user = user.display();
@@ -167,13 +169,14 @@ impl Resolvers {
             let outside = format!(
                 "
     forward . {} {{
-        max_concurrent 1000
+        max_concurrent 1000{}
     }}
     cache 30 {{
         disable success cluster.local
         disable denial cluster.local
     }}",
-                servers.join(" ")
+                servers.join(" "),
+                if self.is_apart { "\n        force_tcp" } else { "" }
             );
             let others = "
         fallthrough in-addr.arpa ip6.arpa";
@@ -181,6 +184,12 @@ impl Resolvers {
         };
         format!("{zones}import \"{user}/*.server\"\n")
     }
+}
+
+/// The addresses that it listens on. Where nothing is routed, Pods reach it by that of their links, which come and go
+/// (netd's rules).
+fn listened_on(network: &Network, is_routed: bool) -> Ipv4Addr {
+    if is_routed { network.dns() } else { Ipv4Addr::UNSPECIFIED }
 }
 
 /// Where users put settings of their own. CoreDNS looks there again every half minute.
@@ -198,12 +207,16 @@ pub(crate) fn write_config(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(),
     let layout = spec.layout;
     let user = user_directory(layout);
     make_private(&user)?;
+    let is_routed = network::is_routed(spec);
+    let address = listened_on(&spec.network, is_routed);
+    let server_blocks = SERVER_BLOCKS.replace("ADDRESS", &address.to_string());
     // They explain, and are there for their own sake: CoreDNS logs every time that a pattern matches no file.
-    for (name, content) in [("README.override", OVERRIDE), ("README.server", SERVER_BLOCKS)] {
+    for (name, content) in [("README.override", OVERRIDE), ("README.server", &server_blocks)] {
         write(&user.join(name), content.as_bytes())?;
     }
+    let corefile = resolvers.corefile(layout, &spec.network, is_routed);
     write(&resolv_conf(layout), resolvers.resolv_conf(&spec.network).as_bytes())?;
-    write(&layout.config("Corefile"), resolvers.corefile(layout, &spec.network).as_bytes())
+    write(&layout.config("Corefile"), corefile.as_bytes())
 }
 
 const OVERRIDE: &str = "\
@@ -219,7 +232,7 @@ const OVERRIDE: &str = "\
 const SERVER_BLOCKS: &str = "\
 # What files here named *.server hold are zones beside those of the cluster's DNS, such as:
 #   example.org {
-#       bind 10.43.0.10
+#       bind ADDRESS
 #       forward . 192.0.2.53
 #   }
 # CoreDNS reads them again within a minute. This file is written anew at each start.
@@ -232,15 +245,15 @@ mod tests {
     const CONF: &str = "# made by hand\nsearch corp.example\nnameserver 127.0.0.53\nnameserver 10.43.0.10\n\
                         nameserver 192.0.2.53\noptions ndots:2\n";
 
-    fn resolvers(conf: &str, has_way_out: bool) -> Resolvers {
-        Resolvers::read(conf, &Network::default(), has_way_out)
+    fn resolvers(conf: &str, is_apart: bool) -> Resolvers {
+        Resolvers::read(conf, &Network::default(), is_apart)
     }
 
     #[test]
     fn the_clusters_dns_never_asks_itself() {
-        let all = resolvers(CONF, true);
+        let all = resolvers(CONF, false);
         assert_eq!(all.servers, ["127.0.0.53", "192.0.2.53"].map(|server| server.parse::<IpAddr>().unwrap()));
-        let only_itself = resolvers("nameserver 10.43.0.10\n", true);
+        let only_itself = resolvers("nameserver 10.43.0.10\n", false);
         assert!(only_itself.servers.is_empty());
     }
 
@@ -248,15 +261,24 @@ mod tests {
     fn pods_are_given_no_resolver_that_they_cannot_reach() {
         let network = Network::default();
         let rest = "# made by hand\nsearch corp.example\noptions ndots:2\n";
-        assert_eq!(resolvers(CONF, true).resolv_conf(&network), format!("nameserver 192.0.2.53\n{rest}"));
-        assert_eq!(resolvers(CONF, false).resolv_conf(&network), format!("nameserver 10.43.0.10\n{rest}"));
-        assert_eq!(resolvers("nameserver 127.0.0.53", true).resolv_conf(&network), "nameserver 10.43.0.10\n");
-        assert_eq!(resolvers("", true).resolv_conf(&network), "nameserver 10.43.0.10\n");
+        assert_eq!(resolvers(CONF, false).resolv_conf(&network), format!("nameserver 192.0.2.53\n{rest}"));
+        assert_eq!(resolvers("nameserver 127.0.0.53", false).resolv_conf(&network), "nameserver 10.43.0.10\n");
+        assert_eq!(resolvers("", false).resolv_conf(&network), "nameserver 10.43.0.10\n");
+    }
+
+    #[test]
+    fn from_a_network_namespace_of_its_own_it_asks_by_tcp_and_nobody_on_loopback() {
+        let layout = Layout::at(std::path::Path::new("/t"));
+        let corefile = resolvers(CONF, true).corefile(&layout, &Network::default(), false);
+        let forward = "    forward . 192.0.2.53 {\n        max_concurrent 1000\n        force_tcp\n    }\n";
+        assert!(corefile.contains(forward), "{corefile}");
+        let corefile = resolvers(CONF, false).corefile(&layout, &Network::default(), true);
+        assert!(corefile.contains("127.0.0.53 192.0.2.53") && !corefile.contains("force_tcp"), "{corefile}");
     }
 
     #[test]
     fn without_a_resolver_other_names_do_not_exist() {
         let layout = Layout::at(std::path::Path::new("/t"));
-        insta::assert_snapshot!(resolvers("", true).corefile(&layout, &Network::default()));
+        insta::assert_snapshot!(resolvers("", false).corefile(&layout, &Network::default(), false));
     }
 }

@@ -16,7 +16,7 @@ use crate::component::{GUARDIAN, SERVICES, SUPERVISOR};
 use crate::events::{self, Events, Stage};
 use crate::guardian::{self, Begin};
 use crate::process::{self, ProcessRef, wait_until};
-use crate::{Error, Event, Layout, Options, Wishes, exec, logs, supervisor};
+use crate::{Error, Event, Layout, Options, Wishes, exec, gate, logs, supervisor};
 
 /// How often is looked for news of a start.
 const NEWS_INTERVAL: Duration = Duration::from_millis(25);
@@ -69,7 +69,7 @@ pub fn up(
         }
         match stage {
             Stage::Starting => return follow(layout, &supervisor, start, wishes, on_event),
-            Stage::Up => return Ok(Outcome::WasUp),
+            Stage::Up => return gate::start_again(layout).map(|()| Outcome::WasUp),
             Stage::Ending if wait_until(limit, || !supervisor.is_alive() || wishes.is_interrupted()) => {
                 refuse_interrupted(wishes)?;
             }

@@ -12,7 +12,7 @@ use terrarium_remedies::Setting;
 
 use crate::component::{CommandLine, Component, NETD, Readiness, Runs, SERVER, Spec};
 use crate::launch::own_program;
-use crate::{Error, Layout, objects, pki};
+use crate::{Error, Layout, gate, objects, pki};
 
 /// Where the Service proxy serves its metrics, and tells of its health: kube-proxy's ports.
 const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10249);
@@ -76,10 +76,16 @@ pub(crate) fn netd(spec: &Spec<'_>) -> Value {
         dns: network.dns(),
         path: if redirect { Path::Redirect } else { Path::Bound },
         routed: ip_forward,
+        gate: gate::socket(layout, spec.isolation),
         runtime_dir: runtime_dir(layout),
         metrics: METRICS,
         healthz: HEALTHZ,
     })
+}
+
+/// Whether the node routes, so that Pods reach every address of its own.
+pub(crate) fn is_routed(spec: &Spec<'_>) -> bool {
+    Allowed::by(spec).ip_forward
 }
 
 /// What the sandbox allows.

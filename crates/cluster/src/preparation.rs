@@ -64,8 +64,8 @@ pub struct ComponentPreview {
 pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     let plan =
         if options.control_plane_only { Plan::nothing() } else { look_and_plan(layout, options, layout.runtime())?.1 };
-    let spec =
-        Spec::new(layout, terrarium_cni::node_address().unwrap_or(NODE_ADDRESS), plan.settings().cloned().collect())?;
+    let address = terrarium_cni::node_address().unwrap_or(NODE_ADDRESS);
+    let spec = Spec::new(layout, address, plan.isolation, plan.settings().cloned().collect())?;
     let components = component::components(&spec, options)?;
     let components = components.iter().map(|component| ComponentPreview {
         name: component.name,

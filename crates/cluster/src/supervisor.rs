@@ -18,7 +18,7 @@ use crate::dns::Resolvers;
 use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
-use crate::{Error, Event, Layout, Options, exec, forwarder, preflight, preparation, runner, stop};
+use crate::{Error, Event, Layout, Options, exec, forwarder, gate, preflight, preparation, runner, stop};
 
 /// How often is looked whether the lock is free.
 const LOCK_INTERVAL: Duration = Duration::from_millis(40);
@@ -189,6 +189,7 @@ impl Ground {
             preflight::check_dns_port()?;
         }
         let listener = forwarder::listen(plan.isolation, layout.api_port()?)?;
+        gate::start(layout, plan.isolation)?;
         namespace::enter_new(plan.isolation)?;
         let journal = Journal::create(&layout.journal(), plan.isolation)?;
         Ok(Self { journal, options: asked.clone(), plan: Some(plan), listener })
@@ -205,6 +206,7 @@ fn join(layout: &Layout, journal: &Journal) -> Result<Option<Option<TcpListener>
         return Ok(None);
     }
     let listener = forwarder::listen(journal.isolation(), layout.api_port()?)?;
+    gate::start(layout, journal.isolation())?;
     Ok(journal.join()?.then_some(listener))
 }
 
@@ -217,10 +219,10 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     // Nobody is ever sent to a control plane without a node.
     let fallback = options.control_plane_only.then_some(NODE_ADDRESS);
     let address = terrarium_cni::node_address().or(fallback).ok_or(Error::NoAddress)?;
-    let spec = Spec::new(layout, address, journal.settings().cloned().collect())?;
+    let spec = Spec::new(layout, address, journal.isolation(), journal.settings().cloned().collect())?;
     layout.keep_node_name(&spec.node)?;
     if plan.is_some() {
-        let resolvers = Resolvers::of_sandbox(&spec.network, journal.isolation());
+        let resolvers = Resolvers::of_sandbox(&spec);
         config::write_all(&spec, &resolvers)?;
     }
     component::components(&spec, options)

@@ -28,6 +28,9 @@ pub struct Config {
     pub path: Path,
     /// Whether the node routes between Pods and to the outside. Where it does not, whatever Pods send comes here.
     pub routed: bool,
+    /// The socket of the process that makes connections to the outside, where this one's network namespace has no way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<PathBuf>,
     /// Where runtime files are: sockets, and what is to outlast a restart of this process.
     pub runtime_dir: PathBuf,
     /// Where metrics are served, as kube-proxy's metricsBindAddress.

@@ -17,6 +17,7 @@ pub(crate) fn config() -> Config {
         dns: [10, 43, 0, 10].into(),
         path: Path::Redirect,
         routed: true,
+        gate: None,
         runtime_dir: "/run".into(),
         metrics: "127.0.0.1:10249".parse().expect("it is one"),
         healthz: "127.0.0.1:10256".parse().expect("it is one"),

@@ -185,7 +185,11 @@ impl HostPorts {
     /// Whether the relay will be able to listen; says why not.
     async fn bindable(&self, port: &HostPort) -> Answer {
         let wanted = frontend(port);
-        for address in addresses_of(&self.shared.config, &wanted) {
+        let config = &self.shared.config;
+        // gVisor lets one program listen on all addresses, and another one on a single one of them.
+        let own = [config.node_address, config.gateway, Ipv4Addr::LOCALHOST];
+        let own = own.into_iter().filter(|_| wanted.address.is_unspecified());
+        for address in addresses_of(config, &wanted).into_iter().chain(own) {
             let address = SocketAddrV4::new(address, wanted.port);
             let mut attempts = 1..ATTEMPTS;
             loop {

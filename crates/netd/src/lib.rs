@@ -12,6 +12,7 @@
 //! - [`table`] is what all parts share: which frontend leads to which endpoints.
 //! - [`control`] fills it from the API: Services, EndpointSlices.
 //! - [`relay`] carries connections and datagrams by it.
+//! - [`gate`] makes connections to the outside where this process cannot.
 //! - [`rules`] keeps the few rules of the nat table that lead there.
 //! - [`host_ports`] adds the host ports of Pods, by the CNI plugin's word.
 //! - [`policy`] says which Pod may talk to which.
@@ -24,6 +25,7 @@ pub mod control;
 mod error;
 #[cfg(test)]
 mod fixtures;
+pub mod gate;
 pub mod host_ports;
 mod metrics;
 pub mod notice;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use nix::mount::{MntFlags, MsFlags};
 use serde::{Deserialize, Serialize};
-use terrarium_cni::netlink::Netlink;
+use terrarium_cni::netlink::{Netlink, Route};
 
-use crate::{Isolation, namespace};
+use crate::{Isolation, SERVICE_RANGE, namespace};
 
 /// One change to the sandbox, or one setting of a component.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub enum Action {
         /// The address and its network.
         address: Ipv4Net,
     },
+    /// Leads all that the network namespace has no other way for to its loopback device, where rules can take it up.
+    DefaultRoute,
     /// Mounts a file system.
     Mount {
         /// Its type, as in mount(2).
@@ -188,6 +190,20 @@ impl Action {
                 }
                 netlink.add_address(loopback, *address).map_err(io::Error::other)
             }
+            Self::DefaultRoute => {
+                let (mut netlink, link) = loopback()?;
+                let destination = Ipv4Net::default();
+                let routes = netlink.routes().map_err(io::Error::other)?;
+                if routes.iter().any(|route| route.destination == destination && route.link == link) {
+                    return Ok(());
+                }
+                // gVisor wants a gateway, of which it makes no use; Linux wants none that is its own.
+                let by = |gateway| Route { destination, gateway, link };
+                netlink
+                    .add_route(by(None))
+                    .or_else(|_| netlink.add_route(by(Some(SERVICE_RANGE.addr()))))
+                    .map_err(io::Error::other)
+            }
             Self::Mount { fstype, target, options } => nix::mount::mount(
                 Some("terrarium"),
                 target,
@@ -240,6 +256,8 @@ impl Action {
                 }
                 Ok(())
             }
+            // The cluster's own network namespace takes it along.
+            Self::DefaultRoute => Ok(()),
             Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),
         }
     }
@@ -247,7 +265,7 @@ impl Action {
     /// Whether only the cluster's own namespaces see it: it is gone when they are.
     pub(crate) fn is_in_namespace_only(&self, isolation: Isolation) -> bool {
         match self {
-            Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_) => true,
+            Self::DefaultRoute | Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_) => true,
             Self::Address { .. } => matches!(isolation, Isolation::User { .. }),
             Self::Sysctl { path, .. } => {
                 matches!(isolation, Isolation::User { .. }) && path.starts_with("/proc/sys/net")
@@ -288,6 +306,7 @@ impl fmt::Display for Action {
             Self::CreateMountPoint { path } => write!(f, "make sure of the file {}", path.display()),
             Self::CreateMachineId { path } => write!(f, "make a machine ID in {}", path.display()),
             Self::Address { address } => write!(f, "give the loopback device the address {address}"),
+            Self::DefaultRoute => write!(f, "lead to the loopback device what has no other way"),
             Self::Sysctl { path, value, .. } => write!(f, "write {value} to {}", path.display()),
             Self::Mount { fstype, target, .. } => write!(f, "mount {fstype} on {}", target.display()),
             Self::Bind { source, target } => write!(f, "bind {} over {}", source.display(), target.display()),

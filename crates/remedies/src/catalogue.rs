@@ -387,7 +387,10 @@ impl Remedy for PodNetwork {
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
         let network = &input.report.network;
         let mut actions = Vec::new();
-        let can_forward = network.ip_forward == Sysctl::Writable;
+        // From a network namespace of the cluster's own only the gate leads out. In gVisor it does not route, either: the
+        // sysctl is that of the sandbox's first one, wherever it is written.
+        let has_way_out = !matches!(input.isolation, Isolation::User { .. });
+        let can_forward = has_way_out && network.ip_forward == Sysctl::Writable;
         if can_forward {
             actions.push(Action::Sysctl { path: IP_FORWARD.into(), value: "1".to_owned(), before: None });
         }
@@ -395,8 +398,9 @@ impl Remedy for PodNetwork {
             actions.push(Action::CreateFile { path: TABLE_LOCK.into(), content: String::new() });
         }
         actions.push(Action::Address { address: SERVICE_RANGE });
-        // A network namespace of the cluster's own has no way out that rules could open.
-        let has_way_out = !matches!(input.isolation, Isolation::User { .. });
+        if !has_way_out {
+            actions.push(Action::DefaultRoute);
+        }
         let redirect = network.legacy_nat.works();
         let ip_masq = has_way_out && redirect;
         actions.push(Action::Configure(Setting::PodNetwork { ip_forward: can_forward, ip_masq, redirect }));

@@ -19,12 +19,19 @@ pub(crate) struct Namespaces {
     boot: String,
     user: String,
     net: String,
+    uts: String,
+    ipc: String,
     mnt: String,
 }
 
 /// The kinds, in the order in which they are joined: the user namespace gives the right to join the others.
-const KINDS: [(&str, CloneFlags); 3] =
-    [("user", CloneFlags::CLONE_NEWUSER), ("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)];
+const KINDS: [(&str, CloneFlags); 5] = [
+    ("user", CloneFlags::CLONE_NEWUSER),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+];
 
 impl Namespaces {
     /// Those of this thread.
@@ -34,8 +41,8 @@ impl Namespaces {
 
     fn of(process: &str) -> io::Result<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        let [user, net, mnt] = KINDS.map(|(kind, _)| link(process, kind));
-        Ok(Self { boot, user: user?, net: net?, mnt: mnt? })
+        let [user, net, uts, ipc, mnt] = KINDS.map(|(kind, _)| link(process, kind));
+        Ok(Self { boot, user: user?, net: net?, uts: uts?, ipc: ipc?, mnt: mnt? })
     }
 
     /// Whether this thread is in them: that of the mounts decides, which is always the cluster's own.
@@ -80,7 +87,14 @@ impl Namespaces {
     fn join_through(&self, member: &str, isolation: Isolation) -> io::Result<bool> {
         let current = Self::current()?;
         let user = if matches!(isolation, Isolation::User { .. }) { &current.user } else { &self.user };
-        let other = KINDS.into_iter().zip([(&self.user, user), (&self.net, &current.net), (&self.mnt, &current.mnt)]);
+        let theirs_and_ours = [
+            (&self.user, user),
+            (&self.net, &current.net),
+            (&self.uts, &current.uts),
+            (&self.ipc, &current.ipc),
+            (&self.mnt, &current.mnt),
+        ];
+        let other = KINDS.into_iter().zip(theirs_and_ours);
         // All are opened first: once one is joined, the others' links may be hidden from this process.
         let files = other
             .filter(|(_, (theirs, ours))| theirs != ours)
@@ -139,8 +153,9 @@ pub const MAP_IDS: &str = "map-ids";
 
 fn enter_new_user_namespace(ids: u32) -> Result<(), Error> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
-    let doing = "make user, mount and network namespaces";
+    // A container that shares the node's namespaces joins them by name, which takes rights over each of them.
+    let flags = KINDS.into_iter().fold(CloneFlags::empty(), |flags, (_, flag)| flags | flag);
+    let doing = "make user, network, UTS, IPC and mount namespaces";
     if ids == 1 {
         unshare(flags, doing)?;
         // Who cannot set groups outside may map one only after giving up to set them inside. Older gVisor has no such file.

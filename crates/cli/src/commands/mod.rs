@@ -4,6 +4,7 @@ mod completion;
 mod doctor;
 mod down;
 mod exec;
+mod gate;
 mod guard;
 mod image;
 mod kubectl;
@@ -76,6 +77,7 @@ pub struct Internal {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    Gate(gate::Args),
     Guard(guard::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
@@ -151,6 +153,7 @@ impl Internal {
         match self.part {
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),
+            Part::Gate(args) => gate::run(&args),
             Part::Netd(args) => netd::run(&args),
             Part::Probe(args) => probe::run(&layout, &args),
             Part::RunComponent(args) => run_component::run(&layout, &args),

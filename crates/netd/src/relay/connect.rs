@@ -17,10 +17,11 @@ use super::accept::{prepare, reset};
 use super::count::{Counted, add};
 use super::pump::{Pump, Slot};
 use super::target::Target;
+use crate::gate;
 use crate::table::{Frontend, Otherwise, Protocol, Route, Traffic};
 
 /// How long an endpoint has to take a connection.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How many endpoints are asked.
 const ENDPOINTS: usize = 3;
 /// How long a client is held without an answer. Those that wait for longer see a reset.
@@ -42,7 +43,8 @@ pub(super) async fn carry(slot: Slot, client: TcpStream, source: SocketAddrV4, t
     let reached = match target {
         Target::Frontend(frontend) => relay.reach(&frontend, *source.ip()).await,
         Target::Direct(address) => relay.reach_itself(address, *source.ip()).await,
-        Target::Outside(_) | Target::Nowhere => Err(Denied::Reject),
+        Target::Outside(address) => relay.reach_outside(address, *source.ip()).await,
+        Target::Nowhere => Err(Denied::Reject),
     };
     match reached {
         Ok((upstream, traffic)) => {
@@ -125,11 +127,31 @@ impl Relay {
 
     /// A connection with the address that the client asked for.
     async fn reach_itself(&self, address: SocketAddrV4, source: Ipv4Addr) -> Result<(TcpStream, Rc<Traffic>), Denied> {
+        self.reach_by(connect(address), address, source).await
+    }
+
+    /// The same with the outside, by the gate if there is one.
+    async fn reach_outside(&self, address: SocketAddrV4, source: Ipv4Addr) -> Result<(TcpStream, Rc<Traffic>), Denied> {
+        let Some(gate) = self.shared.config.gate.as_deref() else { return self.reach_itself(address, source).await };
+        let connection = async {
+            let made = timeout(2 * CONNECT, gate::connect(gate, Protocol::Tcp, address)).await??;
+            TcpStream::from_std(made.into())
+        };
+        self.reach_by(connection, address, source).await
+    }
+
+    async fn reach_by(
+        &self,
+        connection: impl Future<Output = io::Result<TcpStream>>,
+        address: SocketAddrV4,
+        source: Ipv4Addr,
+    ) -> Result<(TcpStream, Rc<Traffic>), Denied> {
         if !self.shared.policy.allows(source, address, Protocol::Tcp) {
             add(&self.shared.counters.denied_by_policy, 1);
             return Err(Denied::Reject);
         }
-        let upstream = connect(address).await.map_err(|_| {
+        let upstream = connection.await.map_err(|error| {
+            tracing::debug!("cannot connect {source} to {address}: {error}");
             add(&self.shared.counters.unanswered, 1);
             Denied::Reject
         })?;

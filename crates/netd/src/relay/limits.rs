@@ -14,7 +14,7 @@ pub(super) struct Limits {
     /// TCP connections. The next one is reset: those that are there are in use by somebody, and those whose client is gone
     /// end by keep-alive.
     pub(super) connections: usize,
-    /// UDP flows. The next one takes the place of the one that was silent for longest.
+    /// UDP flows, of Services and of what is routed here each. The next one takes the place of the one that was silent for longest.
     pub(super) flows: usize,
     /// Clients whose endpoint is remembered.
     pub(super) clients: usize,
@@ -41,7 +41,7 @@ impl Limits {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         Self {
             connections: (files / 4).clamp(1, CONNECTIONS), // two files each
-            flows: (files / 4).clamp(1, FLOWS),
+            flows: (files / 8).clamp(1, FLOWS),
             clients: CLIENTS,
             held: HELD,
         }
@@ -56,7 +56,7 @@ mod tests {
     fn never_promises_more_files_than_there_are() {
         for files in [4, 256, 1024, 4096, 1 << 20, rlim_t::MAX] {
             let limits = Limits::with_files(files);
-            let taken = 2 * limits.connections + limits.flows;
+            let taken = 2 * limits.connections + 2 * limits.flows;
             assert!(taken as u64 <= files, "{files}: {limits:?}");
         }
         assert_eq!(Limits::with_files(rlim_t::MAX).connections, CONNECTIONS);

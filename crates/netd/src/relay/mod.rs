@@ -4,6 +4,7 @@
 //! REDIRECT ──▶ 0.0.0.0:PORT ──┐ original destination          [accept]
 //! bound frontends, TCP ───────┴▶ route ──▶ endpoint ──▶ copy   [connect, pump]
 //! bound frontends, UDP ────────▶ flow ───▶ endpoint            [udp]
+//! raw socket, UDP ─────────────▶ Pod, or the outside          [routed] where the node does not route
 //! ```
 //!
 //! An endpoint sees the node's address as its client's. Everything is bounded: connections, flows, held clients, remembered
@@ -14,9 +15,12 @@ mod addresses;
 mod affinity;
 mod connect;
 mod count;
+mod life;
 mod limits;
 mod listener;
+mod packet;
 mod pump;
+mod routed;
 mod target;
 mod udp;
 
@@ -29,6 +33,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 pub(crate) use listener::addresses_of;
+use tokio::task::spawn_local;
 
 use crate::config::Path;
 use crate::table::{Frontend, Otherwise, Protocol};
@@ -71,7 +76,15 @@ pub async fn run(shared: Shared) -> Result<(), Error> {
     if relay.shared.config.path == Path::Redirect || !relay.shared.config.routed {
         let listener = listener::tcp((Ipv4Addr::UNSPECIFIED, PORT).into())
             .map_err(Error::io("listen for redirected connections on", format!("port {PORT}")))?;
-        tokio::task::spawn_local(accept::serve(relay.clone(), listener, None));
+        spawn_local(accept::serve(relay.clone(), listener, None));
+    }
+    if !relay.shared.config.routed {
+        let relay = relay.clone();
+        spawn_local(async move {
+            if let Err(error) = routed::run(relay).await {
+                tracing::warn!("what Pods send by UDP to each other or outside is not carried: {error}");
+            }
+        });
     }
     relay.follow().await;
     Ok(())

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::config::Config;
+use crate::gate;
 use crate::table::{Frontend, Protocol, Table};
 
 /// Where a redirected connection wants to go.
@@ -34,10 +35,10 @@ pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> T
         Target::Nowhere
     } else if node || config.pods.contains(&address) {
         Target::Direct(destination)
-    } else if address.is_loopback() || address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
-        Target::Nowhere
-    } else {
+    } else if gate::is_outside(address) {
         Target::Outside(destination)
+    } else {
+        Target::Nowhere
     }
 }
 

@@ -1,6 +1,6 @@
 //! Carries datagrams. What a client sends to a frontend goes to one endpoint for as long as they talk: a flow.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Poll, ready};
 
 use lru::LruCache;
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sendto};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
@@ -18,11 +19,9 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use super::Relay;
 use super::count::add;
+use super::life::Life;
 use crate::table::{Frontend, Protocol, Route};
 
-/// How long a flow lives after its last datagram, as Linux's conntrack has it (nf_conntrack_udp_timeout, and _stream).
-const UNREPLIED: Duration = Duration::from_secs(30);
-const ASSURED: Duration = Duration::from_secs(120);
 /// How long to wait after an error that is not about a single datagram.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,10 +43,7 @@ struct Flow {
     upstream: UdpSocket,
     endpoint: SocketAddrV4,
     route: RefCell<Rc<Route>>,
-    last: Cell<Instant>,
-    replied: Cell<bool>,
-    /// The client has spoken again after an answer.
-    assured: Cell<bool>,
+    life: Life,
 }
 
 impl Flows {
@@ -96,8 +92,8 @@ impl Relay {
         let Some(route) = self.shared.table.get(&frontend) else { return };
         if let Some(entry) = self.flows.borrow_mut().0.get(&key)
             && entry.flow.goes_on(socket, &route)
+            && entry.flow.send(data).is_ok()
         {
-            entry.flow.send(data);
             return;
         }
         let client = *key.1.ip();
@@ -107,7 +103,7 @@ impl Relay {
             Ok(flow) => {
                 self.remember(&route, client, endpoint);
                 add(&route.traffic.connections, 1);
-                flow.send(data);
+                let _ = flow.send(data); // the next one notices
                 self.keep(key, Rc::new(flow));
             }
             Err(error) => tracing::debug!("{frontend} of {}: cannot send to {endpoint}: {error}", route.owner),
@@ -126,14 +122,13 @@ impl Relay {
 
     /// Carries the endpoint's datagrams, until the flow is over.
     async fn reply(self: Rc<Self>, key: Key, flow: Rc<Flow>) {
-        let mut expiry = pin!(sleep_until(flow.deadline()));
+        let mut expiry = pin!(sleep_until(flow.life.deadline()));
         poll_fn(|cx| {
             loop {
                 let mut scratch = self.scratch.borrow_mut();
                 let mut buffer = ReadBuf::new(&mut scratch);
                 if let Poll::Ready(received) = flow.upstream.poll_recv(cx, &mut buffer) {
                     let Some(frontend) = flow.frontend.upgrade() else { return Poll::Ready(()) };
-                    // The endpoint's port is closed, mostly: the next datagram may go to another one.
                     if received.is_err() {
                         return Poll::Ready(());
                     }
@@ -142,7 +137,7 @@ impl Relay {
                 }
                 drop(scratch);
                 ready!(expiry.as_mut().poll(cx));
-                let deadline = flow.deadline();
+                let deadline = flow.life.deadline();
                 if deadline <= Instant::now() {
                     return Poll::Ready(());
                 }
@@ -168,9 +163,7 @@ impl Flow {
             upstream: UdpSocket::from_std(socket)?,
             endpoint,
             route: RefCell::new(route.clone()),
-            last: Cell::new(Instant::now()),
-            replied: Cell::new(false),
-            assured: Cell::new(false),
+            life: Life::new(),
         })
     }
 
@@ -188,23 +181,21 @@ impl Flow {
     }
 
     /// Sends at once or not at all. By the plain call: tokio would not send before it has seen the socket writable once.
-    fn send(&self, data: &[u8]) {
-        self.last.set(Instant::now());
-        self.assured.set(self.replied.get());
-        if send(&self.upstream, data, SendFlags::DONTWAIT).is_ok() {
-            add(&self.route.borrow().traffic.bytes, data.len() as u64);
+    /// Fails where an earlier datagram was refused, mostly because the endpoint's port is closed.
+    fn send(&self, data: &[u8]) -> rustix::io::Result<()> {
+        self.life.asked();
+        match send(&self.upstream, data, SendFlags::DONTWAIT) {
+            Ok(_) => add(&self.route.borrow().traffic.bytes, data.len() as u64),
+            Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => return Err(Errno::CONNREFUSED),
+            Err(_) => {} // no room: lost, as datagrams are
         }
+        Ok(())
     }
 
     fn received(&self, frontend: &UdpSocket, client: SocketAddrV4, data: &[u8]) {
-        self.last.set(Instant::now());
-        self.replied.set(true);
+        self.life.answered();
         if sendto(frontend, data, SendFlags::DONTWAIT, &client).is_ok() {
             add(&self.route.borrow().traffic.bytes, data.len() as u64);
         }
-    }
-
-    fn deadline(&self) -> Instant {
-        self.last.get() + if self.assured.get() { ASSURED } else { UNREPLIED }
     }
 }

@@ -1,14 +1,23 @@
 //! The rules that lead Services' connections to the relay, whatever Services there are.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use terrarium_cni::iptables::{Match, Protocol, Rule, Target};
 
 use crate::config::Config;
 use crate::relay;
 
-/// What stands before everything else: the name server answers by itself.
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+
+/// What stands before everything else: the name server answers by itself. Where nothing is routed, Pods reach no address
+/// of the loopback device, and the name server listens on that of their links, too.
 pub fn before(config: &Config) -> Vec<Rule> {
-    vec![Match::protocol(Protocol::Tcp).to(config.dns).then(Target::Return)]
+    let to_dns = |protocol| Match::protocol(protocol).to(config.dns);
+    let of_pods = |protocol| to_dns(protocol).from(config.pods).then(Target::Dnat(config.gateway, None));
+    let mut rules = if config.routed { Vec::new() } else { [Protocol::Tcp, Protocol::Udp].map(of_pods).to_vec() };
+    rules.push(to_dns(Protocol::Tcp).then(Target::Return));
+    rules
 }
 
 /// What is left when no other rule took a connection: it goes to the relay, or to an address where the node hears it.
@@ -24,7 +33,15 @@ pub fn after(config: &Config) -> Vec<Rule> {
             rules.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| to_node(protocol).then(to_gateway)));
         }
     } else {
+        // The node's own, which talks to Pods from the address on their links.
+        rules.push(tcp().from(config.gateway).then(Target::Return));
         rules.push(tcp().from(config.pods).not_to(Ipv4Net::from(config.gateway)).then(relay));
+        if config.gate.is_some() {
+            // What the node's own programs send outside, such as those that pull images.
+            let own = [LOOPBACK, config.node_address.into()];
+            rules.extend(own.map(|own| tcp().to(own).then(Target::Return)));
+            rules.push(tcp().then(relay));
+        }
     }
     rules
 }
@@ -52,11 +69,33 @@ mod tests {
     }
 
     #[test]
+    fn by_the_gate_the_node_has_a_way_out_too() {
+        let rules = text(after(&Config { routed: false, gate: Some("/gate".into()), ..config() }));
+        assert_eq!(
+            rules[3..],
+            [
+                "-d 127.0.0.0/8 -p tcp -j RETURN",
+                "-d 10.201.0.2/32 -p tcp -j RETURN",
+                "-p tcp -j REDIRECT --to-ports 10260",
+            ]
+        );
+    }
+
+    #[test]
     fn where_nothing_is_routed_all_that_pods_send_goes_to_the_relay() {
+        assert_eq!(
+            text(before(&Config { routed: false, ..config() })),
+            [
+                "-s 10.42.0.0/24 -d 10.43.0.10/32 -p tcp -j DNAT --to-destination 10.42.0.1",
+                "-s 10.42.0.0/24 -d 10.43.0.10/32 -p udp -j DNAT --to-destination 10.42.0.1",
+                "-d 10.43.0.10/32 -p tcp -j RETURN",
+            ]
+        );
         assert_eq!(
             text(after(&Config { routed: false, ..config() })),
             [
                 "-d 10.43.0.0/16 -p tcp -j REDIRECT --to-ports 10260",
+                "-s 10.42.0.1/32 -p tcp -j RETURN",
                 "-s 10.42.0.0/24 ! -d 10.42.0.1/32 -p tcp -j REDIRECT --to-ports 10260",
             ]
         );

@@ -1,0 +1,28 @@
+//! The gate of a cluster with a network namespace of its own: a process that stays in the caller's and makes the connections
+//! that lead outside ([`terrarium_netd::gate`]).
+
+use std::path::PathBuf;
+
+use terrarium_remedies::{Isolation, Journal};
+
+use crate::component::{CommandLine, GATE};
+use crate::launch::{self, own_program};
+use crate::{Error, Layout};
+
+/// Its socket, where the cluster needs one.
+pub(crate) fn socket(layout: &Layout, isolation: Isolation) -> Option<PathBuf> {
+    matches!(isolation, Isolation::User { .. }).then(|| layout.runtime().join("gate.sock"))
+}
+
+/// Starts the gate where one is needed and none is there. Call it in the caller's network namespace: nobody gets back there.
+pub(crate) fn start(layout: &Layout, isolation: Isolation) -> Result<(), Error> {
+    let Some(socket) = socket(layout, isolation) else { return Ok(()) };
+    let args = vec![GATE.to_owned(), socket.to_string_lossy().into_owned()];
+    // One that runs already keeps its place.
+    launch::service(layout, GATE, &CommandLine { program: own_program()?, args }, &[]).map(drop)
+}
+
+/// The same for the cluster that is here: one whose gate was killed has none until somebody outside calls.
+pub(crate) fn start_again(layout: &Layout) -> Result<(), Error> {
+    Journal::open(&layout.journal())?.map_or(Ok(()), |journal| start(layout, journal.isolation()))
+}
