@@ -4,10 +4,10 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos conformance check bench clean
+.PHONY: help up down shell build test chaos conformance check bench bench-network clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 up: build ## start a cluster with the sample app in it, in a new gVisor sandbox (or in the one you are in)
 	@scripts/up
@@ -35,6 +35,9 @@ check: ## format, lints, docs, licences
 
 bench: build ## compare with peers, in the same run
 	@scripts/bench
+
+bench-network: build ## what Services cost beside direct connections, in the same run
+	@scripts/bench-network
 
 clean: ## remove what was built here (the component cache stays)
 	rm -rf out target
