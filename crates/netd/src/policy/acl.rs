@@ -67,7 +67,7 @@ pub fn chains_of(compiled: Option<&Compiled>, config: &Config, level: Level) -> 
 /// The chains that say what is in force.
 pub fn chains(compiled: &Compiled, config: &Config, level: Level) -> Vec<Chain> {
     let Some(node) = compiled.node.as_ref().filter(|_| !compiled.is_empty()) else { return Vec::new() };
-    // Where the node does not route, all TCP goes to the relay anyway, and the rest goes nowhere but to names.
+    // Where the node does not route, all but what goes to names comes to this process, which asks by itself.
     let level = if config.routed { level } else { Level::Closed };
     let dns = [node.dns].into_iter().collect();
     let [out, into] = [&compiled.egress, &compiled.ingress].map(|all| all.only(|allowed| level.keep(allowed, &dns)));

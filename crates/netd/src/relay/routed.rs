@@ -111,8 +111,8 @@ impl Router {
             return; // sockets of the node have it, or nobody
         }
         let to_pod = pod(&destination);
-        if if to_pod { config.routed } else { config.gate.is_none() } {
-            return; // the node routes it, or nobody can
+        if !to_pod && config.gate.is_none() {
+            return; // nobody can
         }
         let key = (source, destination);
         if self.answers((destination, source)) {
