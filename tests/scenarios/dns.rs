@@ -134,6 +134,12 @@ fn names_of_the_outside_are_asked_of_the_sandboxs_resolver(cluster: &Cluster) {
     assert_eq!(answers["a:nobody.corp.test"], "error: no such host", "{answers:?}");
     assert_eq!(asked.iter().filter(|name| *name == "printer.corp.test").count(), 1, "what is known is kept: {asked:?}");
     assert!(!asked.iter().any(|name| name.ends_with("cluster.local")), "names of the cluster leak: {asked:?}");
+
+    // So do the programs that pull images. Before 2026-07 nobody can join a user namespace to try it.
+    if cluster.kind().has_all_rights() || cluster.kind().gvisor == Gvisor::V2026_07 {
+        let asks = || cluster.terrarium("exec -- getent ahostsv4 printer.corp.test");
+        server.serve_while(asks).0.succeeds().prints("192.0.2.77");
+    }
 }
 
 fn malformed_questions_do_no_harm(cluster: &Cluster) {

@@ -8,11 +8,14 @@ use std::time::Duration;
 use harness::{Cluster, Namespace, Ran};
 
 use crate::pods::reaches_the_outside;
+use crate::services::{assert_reached, reacher};
 
 crate::stories! {
     Shared in BUILDS:
         a_pod_sends_and_receives_megabytes_outside
         a_pod_exchanges_datagrams_with_the_outside;
+    Shared in PODS:
+        what_a_pod_sends_by_udp_is_answered_from_outside;
     Harmed in NODES_WITH_FEWER_RIGHTS:
         the_next_up_opens_the_gate_again;
 }
@@ -32,14 +35,14 @@ fn a_pod_sends_and_receives_megabytes_outside(cluster: &Cluster) {
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
         let mut received = vec![0; MEGABYTES];
         stream.read_exact(&mut received).expect("all that was sent");
-        stream.write_all(&received).expect("somebody who reads");
+        stream.write_all(&vec![b'x'; MEGABYTES]).expect("somebody who reads");
         received.iter().all(|byte| *byte == 0)
     });
     let script = format!(
-        "exec 3<>/dev/tcp/{}/{port}; head -c {MEGABYTES} /dev/zero >&3; timeout 60 head -c {MEGABYTES} <&3 | tr -d '\\0' | wc -c",
+        "exec 3<>/dev/tcp/{}/{port}; head -c {MEGABYTES} /dev/zero >&3; timeout 60 head -c {MEGABYTES} <&3 | tr -cd x | wc -c",
         cluster.outside()
     );
-    in_network_of(cluster, pod, &script).succeeds().prints("0\n");
+    in_network_of(cluster, pod, &script).succeeds().prints(&format!("{MEGABYTES}\n"));
     assert!(served.join().expect("the server does not panic"));
 }
 
@@ -64,6 +67,22 @@ fn a_pod_exchanges_datagrams_with_the_outside(cluster: &Cluster) {
         in_network_of(cluster, pod, &script).succeeds().prints(&format!("{size}\n"));
     }
     served.join().expect("the server does not panic");
+}
+
+fn what_a_pod_sends_by_udp_is_answered_from_outside(cluster: &Cluster) {
+    let namespace = cluster.namespace("network-udp");
+    let server = UdpSocket::bind((cluster.outside(), 0)).expect("a port on the sandbox's gateway");
+    server.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+    let address = server.local_addr().expect("an address");
+    let served = thread::spawn(move || {
+        let (_, client) = server.recv_from(&mut [0; 2000]).expect("a datagram");
+        server.send_to(b"heard", client).expect("an answer");
+        client.ip()
+    });
+    namespace.apply(&reacher("asks", &[&format!("udp://{address}")]));
+    assert_reached(&namespace, "asks", 1);
+    let client = served.join().expect("the server does not panic");
+    assert_eq!(client, cluster.address(), "the outside sees a Pod's own address");
 }
 
 /// What leads out of a network namespace of the cluster's own stays outside, and only who is there can start it.

@@ -90,6 +90,8 @@ fn what_pods_send_is_up_to_policies_too(cluster: &Cluster) {
     assert_reached([
         Asked::new(&namespace, "mute", &web(one), false),
         Asked { name: "mute-name", ..Asked::new(&namespace, "mute", name, false) },
+        // Nor past the name server's own address.
+        Asked { name: "mute-node", ..Asked::new(&namespace, "mute", &name.replace("10.43.0.10", "10.42.0.1"), false) },
         Asked::new(&namespace, "asks", name, true),
         Asked { name: "asks-web", ..Asked::new(&namespace, "asks", &web(one), false) },
         Asked { name: "block-one", ..Asked::new(&namespace, "block", &web(one), true) },

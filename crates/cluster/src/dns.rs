@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 use terrarium_probes::Resolver;
 use terrarium_remedies::Isolation;
@@ -217,6 +218,19 @@ pub(crate) fn write_config(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(),
     let corefile = resolvers.corefile(layout, &spec.network, is_routed);
     write(&resolv_conf(layout), resolvers.resolv_conf(&spec.network).as_bytes())?;
     write(&layout.config("Corefile"), corefile.as_bytes())
+}
+
+/// From a network namespace of the cluster's own only TCP leads to the sandbox's resolvers: has the components, which pull
+/// images by name, ask them so. Call it in the cluster's mount namespace.
+pub(crate) fn have_resolvers_asked_by_tcp(spec: &Spec<'_>) -> Result<(), Error> {
+    let Ok(conf) = fs::read_to_string(RESOLV_CONF) else { return Ok(()) };
+    if !matches!(spec.isolation, Isolation::User { .. }) {
+        return Ok(());
+    }
+    let path = spec.layout.config("resolv.conf.components");
+    write(&path, format!("{conf}\noptions use-vc\n").as_bytes())?;
+    mount(Some(&path), RESOLV_CONF, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|errno| Error::io("mount a file over", RESOLV_CONF)(errno.into()))
 }
 
 const OVERRIDE: &str = "\

@@ -1,8 +1,8 @@
 //! What leads outside, for Pods that want it: the proxies and the trusted certificates of whoever called `up`, in a
 //! ConfigMap. Nothing is put into Pods unasked.
 
-use std::fs;
 use std::net::IpAddr;
+use std::{fs, io};
 
 use serde_json::{Map, Value, json};
 
@@ -37,14 +37,18 @@ fn proxies(variable: impl Fn(&str) -> Option<String>, no_proxy: &str) -> Map<Str
 /// A proxy's address as Pods may have it, if they reach it: everyone who may read ConfigMaps would read its password.
 fn for_pods(name: &str, proxy: &str) -> Option<String> {
     let (scheme, rest) = proxy.split_once("://").map_or(("http", proxy), |(scheme, rest)| (scheme, rest));
-    let rest = rest.split('/').next().unwrap_or_default();
+    // A password may hold any character, a slash too.
     let (credentials, server) = rest.rsplit_once('@').map_or((None, rest), |(user, server)| (Some(user), server));
+    let server = server.split('/').next().unwrap_or_default();
     if credentials.is_some() {
         tracing::warn!(
             "{name} names a user: Pods that take it from the ConfigMap terrarium-egress have to add that themselves"
         );
     }
-    let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']);
+    let host = match server.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => server.split(':').next().unwrap_or_default(),
+    };
     if host.is_empty() {
         return None;
     }
@@ -59,12 +63,11 @@ fn for_pods(name: &str, proxy: &str) -> Option<String> {
 
 /// The trusted certificates in a file.
 fn bundle(path: &str) -> Option<String> {
-    let size = fs::metadata(path).ok()?.len();
-    if size > LARGEST_BUNDLE {
-        tracing::warn!("{path} is too large for the ConfigMap terrarium-egress: {size} bytes");
-        return None;
-    }
-    fs::read_to_string(path).ok()
+    let read = || match fs::metadata(path)?.len() {
+        size if size > LARGEST_BUNDLE => Err(io::Error::other(format!("it is too large, {size} bytes"))),
+        _ => fs::read_to_string(path),
+    };
+    read().inspect_err(|error| tracing::warn!("{path} is not in the ConfigMap terrarium-egress: {error}")).ok()
 }
 
 #[cfg(test)]
@@ -85,6 +88,8 @@ mod tests {
             ("http://127.0.0.1:3128", None),
             ("http://user:secret@localhost:3128", None),
             ("http://[::1]:3128", None),
+            ("http://[::1]", None),
+            ("http://user:pa/ss@proxy.example:3128", Some("http://proxy.example:3128")),
             ("", None),
         ] {
             assert_eq!(given(proxy).as_deref(), expected, "{proxy}");

@@ -21,14 +21,18 @@ pub(crate) fn listen(isolation: Isolation, port: u16) -> Result<Option<StdListen
         return Ok(None);
     }
     let failed = || Error::io("listen for the API on", format!("port {port} of loopback"));
-    let stdin = io::stdin();
-    let listener = if getsockopt(&stdin.as_fd(), sockopt::AcceptConn).unwrap_or(false) {
-        StdListener::from(stdin.as_fd().try_clone_to_owned().map_err(failed())?)
+    let listener = if is_inside() {
+        StdListener::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed())?)
     } else {
         StdListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed())?
     };
     listener.set_nonblocking(true).map_err(failed())?;
     Ok(Some(listener))
+}
+
+/// Whether this supervisor was started in the cluster's namespaces: it has the socket of an earlier one.
+pub(crate) fn is_inside() -> bool {
+    getsockopt(&io::stdin().as_fd(), sockopt::AcceptConn).unwrap_or(false)
 }
 
 /// Forwards connections for good. Call it in the cluster's namespaces.

@@ -15,7 +15,7 @@ use terrarium_remedies::{Isolation, Journal, NODE_ADDRESS, Plan, namespace};
 
 use crate::component::{self, Component, SUPERVISOR, Spec};
 use crate::config;
-use crate::dns::Resolvers;
+use crate::dns::{self, Resolvers};
 use crate::events::Progress;
 use crate::guardian::Ward;
 use crate::process::{self, ProcessRef};
@@ -179,7 +179,9 @@ struct Ways {
 impl Ways {
     fn open(layout: &Layout, isolation: Isolation) -> Result<Self, Error> {
         let listener = forwarder::listen(isolation, layout.api_port()?)?;
-        Ok(Self { listener, gate: gate::start(layout, isolation)? })
+        // One that is started inside leads nowhere.
+        let gate = if forwarder::is_inside() { None } else { gate::start(layout, isolation)? };
+        Ok(Self { listener, gate })
     }
 }
 
@@ -238,6 +240,7 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     if plan.is_some() {
         let resolvers = Resolvers::of_sandbox(&spec);
         config::write_all(&spec, &resolvers)?;
+        dns::have_resolvers_asked_by_tcp(&spec)?;
     }
     component::components(&spec, options)
 }

@@ -15,22 +15,19 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::Error;
 use crate::table::Protocol;
 
-/// Requests that are worked on at once; more wait in the socket's queue.
-const REQUESTS: usize = 512;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long to wait when no request can be taken in.
@@ -43,6 +40,10 @@ const REQUEST: usize = 7;
 /// # Errors
 /// It cannot listen at `path`.
 pub fn run(path: &Path) -> Result<(), Error> {
+    // Each request has two descriptors for a while. Fewer than could be had do no harm.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -65,15 +66,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 async fn serve(listener: UnixListener) -> ! {
-    let requests = Arc::new(Semaphore::new(REQUESTS));
+    // How many requests there are at once is bounded by who makes them: the proxy has limits of its own.
     loop {
-        let permit = requests.clone().acquire_owned().await;
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(async move {
-                let _permit = permit;
-                // Who asks and does not wait for the answer is gone: nobody is left to tell.
-                let _ = timeout(2 * CONNECT, answer(stream)).await;
-            })),
+            // Who asks and does not wait for the answer is gone: nobody is left to tell.
+            Ok((stream, _)) => drop(tokio::spawn(timeout(2 * CONNECT, answer(stream)))),
             Err(error) => {
                 tracing::warn!("the gate cannot take a request in: {error}");
                 sleep(PAUSE).await;

@@ -27,7 +27,7 @@ mod udp;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -64,6 +64,8 @@ struct Relay {
     waiting: Cell<usize>,
     /// Clients that are held without an answer.
     held: Cell<u64>,
+    /// Sends to Pods' links where nothing is routed.
+    sender: OnceCell<routed::Sender>,
 }
 
 /// Carries until the process ends.
@@ -99,6 +101,7 @@ impl Relay {
             scratch: RefCell::new(vec![0; TURN].into()),
             waiting: Cell::new(0),
             held: Cell::new(0),
+            sender: OnceCell::new(),
             shared,
             limits,
         })

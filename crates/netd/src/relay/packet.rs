@@ -6,6 +6,9 @@ const IP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
 
+/// How many hops a packet that we send may go: to whom it is for. One that comes back had nobody there.
+const TTL: u8 = 1;
+
 /// The most that a datagram can carry.
 pub(super) const MOST: usize = 65_535 - IP_HEADER - UDP_HEADER;
 
@@ -18,12 +21,13 @@ pub(super) struct Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
-    /// Reads a packet. None where it is none, or a fragment: links of Pods take nearly every datagram in one piece.
+    /// Reads a packet that goes on. None where it is none, or a fragment: links of Pods take nearly every datagram in one
+    /// piece.
     pub(super) fn parse(packet: &'a [u8]) -> Option<Self> {
         let (ip, _) = packet.split_first_chunk::<IP_HEADER>()?;
         let header = usize::from(ip[0] & 0xf) * 4;
         let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0; // more of them, or an offset
-        if ip[0] >> 4 != 4 || header < IP_HEADER || ip[9] != UDP || fragment {
+        if ip[0] >> 4 != 4 || header < IP_HEADER || ip[8] <= TTL || ip[9] != UDP || fragment {
             return None;
         }
         let (udp, data) = packet.get(header..)?.split_first_chunk::<UDP_HEADER>()?;
@@ -44,7 +48,7 @@ impl<'a> Datagram<'a> {
         let mut packet = Vec::with_capacity(usize::from(length));
         packet.extend([0x45, 0]);
         packet.extend(length.to_be_bytes());
-        packet.extend([0, 0, 0, 0, 64, UDP, 0, 0]);
+        packet.extend([0, 0, 0, 0, TTL, UDP, 0, 0]);
         packet.extend(self.source.ip().octets());
         packet.extend(self.destination.ip().octets());
         let checksum = checksum(&packet);
@@ -76,9 +80,11 @@ mod tests {
         fn packets_survive(source: (u32, u16), destination: (u32, u16), data: Vec<u8>) {
             let address = |(address, port): (u32, u16)| SocketAddrV4::new(address.into(), port);
             let datagram = Datagram { source: address(source), destination: address(destination), data: &data };
-            let packet = datagram.to_packet().unwrap();
-            prop_assert_eq!(Datagram::parse(&packet), Some(datagram));
+            let mut packet = datagram.to_packet().unwrap();
             prop_assert_eq!(checksum(&packet[..IP_HEADER]), 0, "a header sums up to nothing");
+            prop_assert_eq!(Datagram::parse(&packet), None, "it goes no further");
+            packet[8] = 64;
+            prop_assert_eq!(Datagram::parse(&packet), Some(datagram));
         }
 
         #[test]
@@ -90,7 +96,9 @@ mod tests {
     #[test]
     fn fragments_and_others_are_left_alone() {
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 53);
-        let packet = Datagram { source: address, destination: address, data: b"x" }.to_packet().unwrap();
+        let mut packet = Datagram { source: address, destination: address, data: b"x" }.to_packet().unwrap();
+        packet[8] = 64;
+        assert!(Datagram::parse(&packet).is_some());
         for (at, value) in [(6, 0x20), (7, 1), (9, 6), (0, 0x65), (0, 0x44), (25, 10)] {
             let mut other = packet.clone();
             other[at] = value;

@@ -27,10 +27,11 @@ use super::count::add;
 use super::life::Life;
 use super::packet::{Datagram, MOST};
 use crate::gate;
-use crate::table::Protocol;
+use crate::table::{Frontend, Protocol};
 
-/// Datagrams that are kept while the gate makes their socket.
-const EARLY: usize = 16;
+/// Datagrams that are kept while the gate makes their socket, and their size: larger ones hardly leave in one piece.
+const EARLY: usize = 4;
+const EARLY_SIZE: usize = 1472;
 /// How long to wait after an error.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,7 +41,6 @@ type Key = (SocketAddrV4, SocketAddrV4);
 /// Takes the place of the node's routes, for datagrams.
 pub(super) struct Router {
     relay: Rc<Relay>,
-    sender: OwnedFd,
     flows: RefCell<LruCache<Key, Entry>>,
 }
 
@@ -78,7 +78,8 @@ pub(super) async fn run(relay: Rc<Relay>) -> io::Result<()> {
     // tokio has no raw sockets. Of a socket for UDP it uses nothing here but recv(2).
     let receiver = UdpSocket::from_std(StdUdpSocket::from(raw(ipproto::UDP)?))?;
     let flows = NonZeroUsize::new(relay.limits.flows).unwrap_or(NonZeroUsize::MIN);
-    let router = Rc::new(Router { sender: raw(ipproto::RAW)?, flows: RefCell::new(LruCache::new(flows)), relay });
+    let _ = relay.sender.set(Sender(raw(ipproto::RAW)?)); // once
+    let router = Rc::new(Router { flows: RefCell::new(LruCache::new(flows)), relay });
     loop {
         let error = poll_fn(|cx| router.poll(cx, &receiver)).await;
         tracing::warn!("cannot receive Pods' datagrams: {error}");
@@ -102,13 +103,16 @@ impl Router {
     fn carry(self: &Rc<Self>, datagram: Datagram<'_>) {
         let Datagram { source, destination, data } = datagram;
         let config = &self.relay.shared.config;
-        let ours = |address: &SocketAddrV4| {
-            let ip = address.ip();
-            config.services.contains(ip) || *ip == config.gateway || *ip == config.node_address
-        };
-        let pod = |address: &SocketAddrV4| config.pods.contains(address.ip());
-        if !pod(&source) || ours(&source) || ours(&destination) || !gate::is_outside(*destination.ip()) {
+        let pod = |address: &SocketAddrV4| config.pods.contains(address.ip()) && *address.ip() != config.gateway;
+        let (ip, port) = (*destination.ip(), destination.port());
+        if !pod(&source) || [config.gateway, config.dns].contains(&ip) || !gate::is_outside(ip) {
             return; // sockets of the node have it, or nobody
+        }
+        let frontend = Frontend { protocol: Protocol::Udp, address: ip, port };
+        let table = &self.relay.shared.table;
+        if ip == config.node_address || config.services.contains(&ip) || table.get(&frontend).is_some() {
+            // From a Pod's link it would not be delivered to an address of the loopback device, from there it is.
+            return self.send(datagram);
         }
         let to_pod = pod(&destination);
         if !to_pod && config.gate.is_none() {
@@ -125,7 +129,9 @@ impl Router {
             Way::On => self.send(datagram),
             Way::Out { socket, early } => match socket.get() {
                 Some(socket) => drop(send(socket, data, SendFlags::DONTWAIT)), // lost, as datagrams are
-                None if early.borrow().len() < EARLY => early.borrow_mut().push(data.into()),
+                None if early.borrow().len() < EARLY && data.len() <= EARLY_SIZE => {
+                    early.borrow_mut().push(data.into())
+                }
                 None => {}
             },
         }
@@ -201,9 +207,19 @@ impl Router {
     }
 
     fn send(&self, datagram: Datagram<'_>) {
-        let Some(packet) = datagram.to_packet() else { return };
-        if let Err(error) = sendto(&self.sender, &packet, SendFlags::DONTWAIT, &datagram.destination) {
-            tracing::debug!("cannot send a datagram on to {}: {error}", datagram.destination);
-        }
+        self.relay.sender.get().map(|sender| sender.send(datagram));
+    }
+}
+
+/// Sends from any address.
+pub(super) struct Sender(OwnedFd);
+
+impl Sender {
+    /// Whether it was sent. What cannot be is lost, as datagrams are.
+    pub(super) fn send(&self, datagram: Datagram<'_>) -> bool {
+        let Some(packet) = datagram.to_packet() else { return false };
+        sendto(&self.0, &packet, SendFlags::DONTWAIT, &datagram.destination)
+            .inspect_err(|error| tracing::debug!("cannot send a datagram on to {}: {error}", datagram.destination))
+            .is_ok()
     }
 }

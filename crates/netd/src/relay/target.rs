@@ -6,6 +6,9 @@ use crate::config::Config;
 use crate::gate;
 use crate::table::{Frontend, Protocol, Table};
 
+/// The port of name servers.
+const DNS: u16 = 53;
+
 /// Where a redirected connection wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -31,7 +34,9 @@ pub(super) fn of(config: &Config, table: &Table, destination: SocketAddrV4) -> T
     if let Some(frontend) = aliases.into_iter().find_map(known) {
         return Target::Frontend(frontend);
     }
-    if config.services.contains(&address) || (node && destination.port() == super::PORT) {
+    // Where nothing is routed, the name server listens on every address; policies know it by that of its Service.
+    let is_closed = |port| port == super::PORT || (port == DNS && !config.routed);
+    if config.services.contains(&address) || (node && is_closed(destination.port())) {
         Target::Nowhere
     } else if node || config.pods.contains(&address) {
         Target::Direct(destination)
@@ -92,5 +97,8 @@ mod tests {
         ] {
             assert_eq!(to(destination), expected, "{destination}");
         }
+        let names = "192.168.1.2:53".parse().unwrap();
+        assert_eq!(of(&config, &table, names), Target::Direct(names));
+        assert_eq!(of(&Config { routed: false, ..config }, &table, names), Target::Nowhere);
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 use super::Relay;
 use super::count::add;
 use super::life::Life;
+use super::packet::Datagram;
 use crate::table::{Frontend, Protocol, Route};
 
 /// How long to wait after an error that is not about a single datagram.
@@ -132,7 +133,7 @@ impl Relay {
                     if received.is_err() {
                         return Poll::Ready(());
                     }
-                    flow.received(&frontend, key.1, buffer.filled());
+                    flow.received(&self, &frontend, key, buffer.filled());
                     continue;
                 }
                 drop(scratch);
@@ -192,9 +193,15 @@ impl Flow {
         Ok(())
     }
 
-    fn received(&self, frontend: &UdpSocket, client: SocketAddrV4, data: &[u8]) {
+    fn received(&self, relay: &Relay, frontend: &UdpSocket, (local, client): Key, data: &[u8]) {
         self.life.answered();
-        if sendto(frontend, data, SendFlags::DONTWAIT, &client).is_ok() {
+        // Where nothing is routed, the frontend's address is on no way to a Pod.
+        let raw = relay.sender.get().filter(|_| relay.shared.config.pods.contains(client.ip()));
+        let is_sent = match raw {
+            Some(raw) => raw.send(Datagram { source: local, destination: client, data }),
+            None => sendto(frontend, data, SendFlags::DONTWAIT, &client).is_ok(),
+        };
+        if is_sent {
             add(&self.route.borrow().traffic.bytes, data.len() as u64);
         }
     }

@@ -11,11 +11,18 @@ use crate::relay;
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// What stands before everything else: the name server answers by itself. Where nothing is routed, Pods reach no address
-/// of the loopback device, and the name server listens on that of their links, too.
+/// of the loopback device, and the name server listens on that of their links, too; but it is not asked there, past the
+/// policies for names.
 pub fn before(config: &Config) -> Vec<Rule> {
     let to_dns = |protocol| Match::protocol(protocol).to(config.dns);
     let of_pods = |protocol| to_dns(protocol).from(config.pods).then(Target::Dnat(config.gateway, None));
-    let mut rules = if config.routed { Vec::new() } else { [Protocol::Tcp, Protocol::Udp].map(of_pods).to_vec() };
+    let mut rules = Vec::new();
+    if !config.routed {
+        let past = |protocol| Match::protocol(protocol).from(config.pods).to(config.gateway).to_ports(53..=53);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            rules.extend([of_pods(protocol), past(protocol).then(Target::Drop)]);
+        }
+    }
     rules.push(to_dns(Protocol::Tcp).then(Target::Return));
     rules
 }
@@ -37,8 +44,9 @@ pub fn after(config: &Config) -> Vec<Rule> {
         rules.push(tcp().from(config.gateway).then(Target::Return));
         rules.push(tcp().from(config.pods).not_to(Ipv4Net::from(config.gateway)).then(relay));
         if config.gate.is_some() {
-            // What the node's own programs send outside, such as those that pull images.
-            let own = [LOOPBACK, config.node_address.into()];
+            // What the node's own programs send outside, such as those that pull images. Not what is for a Pod that is gone:
+            // the relay would meet its own connection to it here.
+            let own = [LOOPBACK, config.node_address.into(), config.pods];
             rules.extend(own.map(|own| tcp().to(own).then(Target::Return)));
             rules.push(tcp().then(relay));
         }
@@ -76,6 +84,7 @@ mod tests {
             [
                 "-d 127.0.0.0/8 -p tcp -j RETURN",
                 "-d 10.201.0.2/32 -p tcp -j RETURN",
+                "-d 10.42.0.0/24 -p tcp -j RETURN",
                 "-p tcp -j REDIRECT --to-ports 10260",
             ]
         );
