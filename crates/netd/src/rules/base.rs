@@ -96,7 +96,9 @@ mod tests {
             text(before(&Config { routed: false, ..config() })),
             [
                 "-s 10.42.0.0/24 -d 10.43.0.10/32 -p tcp -j DNAT --to-destination 10.42.0.1",
+                "-s 10.42.0.0/24 -d 10.42.0.1/32 -p tcp -m tcp --dport 53 -j DROP",
                 "-s 10.42.0.0/24 -d 10.43.0.10/32 -p udp -j DNAT --to-destination 10.42.0.1",
+                "-s 10.42.0.0/24 -d 10.42.0.1/32 -p udp -m udp --dport 53 -j DROP",
                 "-d 10.43.0.10/32 -p tcp -j RETURN",
             ]
         );
