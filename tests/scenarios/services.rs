@@ -199,7 +199,7 @@ fn a_rollout_under_load_loses_no_request(cluster: &Cluster) {
         .expect("a count")
         .parse()
         .expect("a number");
-    assert!(requests > 100, "{ran}");
+    assert!(requests > 20, "there was no load: {ran}");
 }
 
 fn a_service_goes_past_the_relay_where_that_is_asked_for(cluster: &Cluster) {

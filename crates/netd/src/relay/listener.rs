@@ -60,10 +60,15 @@ async fn serve(relay: Rc<Relay>, frontend: Frontend, address: SocketAddrV4) {
             accept::serve(relay, listener, Some(frontend)).await;
         }
         Protocol::Udp => {
-            let (socket, _held) = bound(&relay, frontend, address, udp).await;
             let counters = relay.shared.counters.clone();
+            let mut next = bound(&relay, frontend, address, udp).await;
             let _listening = Counted::new(&counters.listeners);
-            udp::serve(relay, Rc::new(socket), frontend).await;
+            loop {
+                let (socket, held) = next;
+                udp::serve(&relay, udp::Bound::new(socket), frontend).await;
+                drop(held); // the next socket holds its address itself
+                next = bound(&relay, frontend, address, udp).await;
+            }
         }
     }
 }

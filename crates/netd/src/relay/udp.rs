@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sendto};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
+use tokio::select;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
@@ -37,10 +39,37 @@ struct Entry {
     task: JoinHandle<()>,
 }
 
+/// A socket of a frontend. gVisor sends by the link that had the socket's address when it was bound, and by none once that
+/// link is gone with its Pod: then the socket is stale, and another is to take its place.
+pub(super) struct Bound {
+    socket: UdpSocket,
+    stale: Notify,
+}
+
+impl Bound {
+    pub(super) fn new(socket: UdpSocket) -> Rc<Self> {
+        Rc::new(Self { socket, stale: Notify::new() })
+    }
+
+    /// Whether it was sent.
+    fn send(&self, (local, client): Key, data: &[u8]) -> bool {
+        let sent = sendto(&self.socket, data, SendFlags::DONTWAIT, &client);
+        let elsewhere = || std::net::UdpSocket::bind((*local.ip(), 0))?.connect(client);
+        match sent {
+            Ok(_) => return true,
+            Err(Errno::AGAIN | Errno::NOBUFS) => {} // no room: lost, as datagrams are
+            // To a client that is gone no other socket would send, either.
+            Err(_) if elsewhere().is_ok() => self.stale.notify_one(),
+            Err(_) => {}
+        }
+        false
+    }
+}
+
 /// A client that talks to an endpoint.
 struct Flow {
     /// The client's datagrams arrive at this socket, and answers leave from it. It closes with its frontend.
-    frontend: Weak<UdpSocket>,
+    frontend: Weak<Bound>,
     upstream: UdpSocket,
     endpoint: SocketAddrV4,
     route: RefCell<Rc<Route>>,
@@ -66,22 +95,25 @@ impl Drop for Entry {
     }
 }
 
-/// Carries the datagrams that arrive at a socket of a frontend, for good.
-pub(super) async fn serve(relay: Rc<Relay>, socket: Rc<UdpSocket>, frontend: Frontend) {
-    let Ok(SocketAddr::V4(local)) = socket.local_addr() else { return };
+/// Carries the datagrams that arrive at a socket of a frontend, until it is stale.
+pub(super) async fn serve(relay: &Rc<Relay>, bound: Rc<Bound>, frontend: Frontend) {
+    let Ok(SocketAddr::V4(local)) = bound.socket.local_addr() else { return };
     loop {
         let received = poll_fn(|cx| {
             loop {
                 let mut scratch = relay.scratch.borrow_mut();
                 let mut buffer = ReadBuf::new(&mut scratch);
-                match ready!(socket.poll_recv_from(cx, &mut buffer)) {
-                    Ok(SocketAddr::V4(client)) => relay.datagram(&socket, frontend, (local, client), buffer.filled()),
+                match ready!(bound.socket.poll_recv_from(cx, &mut buffer)) {
+                    Ok(SocketAddr::V4(client)) => relay.datagram(&bound, frontend, (local, client), buffer.filled()),
                     Ok(SocketAddr::V6(_)) => {} // bound to IPv4
                     Err(error) => return Poll::Ready(error),
                 }
             }
         });
-        let error = received.await;
+        let error = select! {
+            error = received => error,
+            () = bound.stale.notified() => return,
+        };
         tracing::warn!("cannot receive datagrams for {frontend}: {error}");
         sleep(PAUSE).await;
     }
@@ -89,7 +121,7 @@ pub(super) async fn serve(relay: Rc<Relay>, socket: Rc<UdpSocket>, frontend: Fro
 
 impl Relay {
     /// Carries a datagram of a client. One that cannot be carried is lost, as datagrams are.
-    fn datagram(self: &Rc<Self>, socket: &Rc<UdpSocket>, frontend: Frontend, key: Key, data: &[u8]) {
+    fn datagram(self: &Rc<Self>, socket: &Rc<Bound>, frontend: Frontend, key: Key, data: &[u8]) {
         let Some(route) = self.shared.table.get(&frontend) else { return };
         if let Some(entry) = self.flows.borrow_mut().0.get(&key)
             && entry.flow.goes_on(socket, &route)
@@ -155,7 +187,7 @@ impl Relay {
 }
 
 impl Flow {
-    fn open(frontend: &Rc<UdpSocket>, endpoint: SocketAddrV4, route: &Rc<Route>) -> io::Result<Self> {
+    fn open(frontend: &Rc<Bound>, endpoint: SocketAddrV4, route: &Rc<Route>) -> io::Result<Self> {
         let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(endpoint)?;
         socket.set_nonblocking(true)?;
@@ -169,7 +201,7 @@ impl Flow {
     }
 
     /// Whether the next datagram goes the same way: the endpoint is still one of the route's, and the socket the same.
-    fn goes_on(&self, frontend: &Rc<UdpSocket>, route: &Rc<Route>) -> bool {
+    fn goes_on(&self, frontend: &Rc<Bound>, route: &Rc<Route>) -> bool {
         if self.frontend.as_ptr() != Rc::as_ptr(frontend) {
             return false;
         }
@@ -193,13 +225,13 @@ impl Flow {
         Ok(())
     }
 
-    fn received(&self, relay: &Relay, frontend: &UdpSocket, (local, client): Key, data: &[u8]) {
+    fn received(&self, relay: &Relay, frontend: &Bound, (local, client): Key, data: &[u8]) {
         self.life.answered();
         // Where nothing is routed, the frontend's address is on no way to a Pod.
         let raw = relay.sender.get().filter(|_| relay.shared.config.pods.contains(client.ip()));
         let is_sent = match raw {
             Some(raw) => raw.send(Datagram { source: local, destination: client, data }),
-            None => sendto(frontend, data, SendFlags::DONTWAIT, &client).is_ok(),
+            None => frontend.send((local, client), data),
         };
         if is_sent {
             add(&self.route.borrow().traffic.bytes, data.len() as u64);
