@@ -39,8 +39,10 @@ fn requests_find_their_pods_by_host_and_path(cluster: &Cluster) {
 
     // Each Pod names itself on its page.
     let name = |page: &str| page.lines().find(|line| line.contains("<dt>Pod</dt>")).unwrap_or_default().to_owned();
-    let names: BTreeSet<String> = (0..8).map(|_| name(&request(cluster, "web.example", "/").0)).collect();
-    assert_eq!(names.len(), 2, "both Pods are asked: {names:?}");
+    eventually(SOON, || {
+        let names: BTreeSet<String> = (0..8).map(|_| name(&request(cluster, "web.example", "/").0)).collect();
+        if names.len() == 2 { Ok(()) } else { Err(format!("not both Pods are asked: {names:?}")) }
+    });
     for (host, path, status) in [
         ("web.example", "/healthz", 200),
         ("web.example", "/env", 404),

@@ -12,6 +12,7 @@ crate::stories! {
     Shared in BUILDS:
         a_service_leads_the_node_to_all_of_its_pods
         a_node_port_answers_on_the_node_and_from_outside
+        a_node_port_by_udp_outlasts_the_pods_that_were_there
         a_load_balancer_and_an_external_address_answer
         a_client_stays_with_its_pod_where_it_is_asked_for
         a_service_without_pods_refuses_at_once
@@ -84,6 +85,21 @@ fn a_node_port_answers_on_the_node_and_from_outside(cluster: &Cluster) {
         &[&format!("http://{node}:{}/healthz", port(0)), &format!("udp://{node}:{}", port(1))],
     ));
     assert_reached(&namespace, "other", 2);
+}
+
+/// gVisor ties a UDP socket to the link that had its address when it was bound, which is a Pod's.
+fn a_node_port_by_udp_outlasts_the_pods_that_were_there(cluster: &Cluster) {
+    let namespace = web(cluster, "services-outlasting");
+    let port = namespace.json("get service web")["spec"]["ports"][1]["nodePort"].as_u64().expect("a node port");
+    let node = &cluster.json("get nodes")["items"][0]["status"]["addresses"][0]["address"];
+    let target = format!("udp://{}:{port}", node.as_str().expect("the node's address"));
+    for round in ["first", "second"] {
+        namespace.apply(&reacher(round, &[&target]));
+        assert_reached(&namespace, round, 1);
+        namespace.kubectl(&format!("delete pod {round} --wait=true"));
+        namespace.kubectl("rollout restart deployment/web");
+        namespace.kubectl("rollout status deployment/web --timeout=90s");
+    }
 }
 
 fn a_pod_asks_the_api_by_its_service_with_its_token(cluster: &Cluster) {
