@@ -7,8 +7,8 @@
 //! raw socket, UDP ─────────────▶ Pod, or the outside          [routed] where the node does not route
 //! ```
 //!
-//! An endpoint sees the node's address as its client's, but for datagrams from Pod to Pod that `routed` carries. Everything is bounded: connections, flows, held clients, remembered
-//! clients, and the bytes that wait for slow readers.
+//! An endpoint sees the node's address as its client's, but for datagrams from Pod to Pod that `routed` carries. Everything
+//! is bounded: connections, flows, held clients, remembered clients, and the bytes that wait for slow readers.
 
 mod accept;
 mod addresses;
