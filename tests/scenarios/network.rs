@@ -1,13 +1,13 @@
 //! What Pods' packets go through.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
 use harness::{Cluster, Namespace, Ran};
 
-use crate::pods::reaches_the_outside;
+use crate::pods::{reaches_the_outside, web};
 use crate::services::{assert_reached, reacher};
 
 crate::stories! {
@@ -20,14 +20,12 @@ crate::stories! {
         the_next_up_opens_the_gate_again;
 }
 
-const WEB: &str = include_str!("../manifests/web.yaml");
-
 /// More than any buffer on the way holds.
 const MEGABYTES: usize = 8_000_000;
 
 /// The Pods' links take packets forty times as large as the outside does.
 fn a_pod_sends_and_receives_megabytes_outside(cluster: &Cluster) {
-    let (_namespace, pod) = web(cluster, "network-streams");
+    let namespace = web(cluster, "network-streams");
     let server = TcpListener::bind((cluster.outside(), 0)).expect("a port on the sandbox's gateway");
     let port = server.local_addr().expect("an address").port();
     let served = thread::spawn(move || {
@@ -42,13 +40,13 @@ fn a_pod_sends_and_receives_megabytes_outside(cluster: &Cluster) {
         "exec 3<>/dev/tcp/{}/{port}; head -c {MEGABYTES} /dev/zero >&3; timeout 60 head -c {MEGABYTES} <&3 | tr -cd x | wc -c",
         cluster.outside()
     );
-    in_network_of(cluster, pod, &script).succeeds().prints(&format!("{MEGABYTES}\n"));
+    in_network_of(&namespace, &script).succeeds().prints(&format!("{MEGABYTES}\n"));
     assert!(served.join().expect("the server does not panic"));
 }
 
 /// As far as they fit the way: larger ones are lost, see `docs/sandboxes.md`.
 fn a_pod_exchanges_datagrams_with_the_outside(cluster: &Cluster) {
-    let (_namespace, pod) = web(cluster, "network-datagrams");
+    let namespace = web(cluster, "network-datagrams");
     let server = UdpSocket::bind((cluster.outside(), 0)).expect("a port on the sandbox's gateway");
     server.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
     let port = server.local_addr().expect("an address").port();
@@ -64,7 +62,7 @@ fn a_pod_exchanges_datagrams_with_the_outside(cluster: &Cluster) {
             "exec 3<>/dev/udp/{}/{port}; head -c {size} /dev/zero >&3; timeout 10 head -c {size} <&3 | wc -c",
             cluster.outside()
         );
-        in_network_of(cluster, pod, &script).succeeds().prints(&format!("{size}\n"));
+        in_network_of(&namespace, &script).succeeds().prints(&format!("{size}\n"));
     }
     served.join().expect("the server does not panic");
 }
@@ -95,23 +93,15 @@ fn the_next_up_opens_the_gate_again(cluster: &Cluster) {
     cluster.eventually_replaced("gate", killed, Duration::from_secs(5));
     cluster.eventually_runs(Duration::from_secs(5));
     if cluster.kind().has_root() {
-        reaches_the_outside(&web(cluster, "network-gate").0);
+        reaches_the_outside(&web(cluster, "network-gate"));
     }
     cluster.terrarium("down").succeeds();
     cluster.sh("! pgrep -f '[t]errarium gate'").succeeds();
 }
 
-/// A namespace with the Pod `web`, which is ready, and its address.
-fn web<'a>(cluster: &'a Cluster, name: &'a str) -> (Namespace<'a>, Ipv4Addr) {
-    let namespace = cluster.namespace(name);
-    namespace.apply(WEB);
-    namespace.wait("pod/web", "condition=Ready");
-    let address = namespace.pod("web").address;
-    (namespace, address)
-}
-
-/// Runs a script of the sandbox's own bash in the network namespace of the Pod with that address.
-fn in_network_of(cluster: &Cluster, pod: Ipv4Addr, script: &str) -> Ran {
+/// Runs a script of the sandbox's own bash in the network namespace of the Pod `web`.
+fn in_network_of(namespace: &Namespace<'_>, script: &str) -> Ran {
+    let pod = namespace.pod("web").address;
     let of_pod = format!("grep -lzx 'POD_IP={pod}' /proc/[0-9]*/environ 2>/dev/null | head -1 | cut -d/ -f3");
-    cluster.sh(&format!("pid=$({of_pod}); exec nsenter --net=/proc/$pid/ns/net bash -c {script:?}"))
+    namespace.cluster.sh(&format!("pid=$({of_pod}); exec nsenter --net=/proc/$pid/ns/net bash -c {script:?}"))
 }

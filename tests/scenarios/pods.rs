@@ -164,7 +164,7 @@ fn a_broken_container_is_restarted_by_its_liveness_probe(cluster: &Cluster) {
 }
 
 /// A namespace with the Pod `web`, which is ready.
-fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
+pub fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
     let namespace = cluster.namespace(name);
     namespace.apply(WEB);
     namespace.wait("pod/web", "condition=Ready");

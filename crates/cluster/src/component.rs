@@ -15,7 +15,8 @@ pub(crate) type Name = &'static str;
 
 pub(crate) const CONTAINERD: Name = "containerd";
 pub(crate) const COREDNS: Name = "coredns";
-/// What makes connections to the outside for a cluster with a network namespace of its own; no component, as it stays outside.
+/// What makes connections to the outside for a cluster with a network namespace of its own; no component, as it stays
+/// outside.
 pub(crate) const GATE: Name = "gate";
 pub(crate) const GUARDIAN: Name = "guardian";
 pub(crate) const IMAGES: Name = "images";

@@ -151,9 +151,9 @@ impl Internal {
         // Whoever called it knows which cluster it is for.
         let layout = Layout::new(self.data_dir.unwrap_or_else(default_data_dir))?;
         match self.part {
+            Part::Gate(args) => gate::run(&args),
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),
-            Part::Gate(args) => gate::run(&args),
             Part::Netd(args) => netd::run(&args),
             Part::Probe(args) => probe::run(&layout, &args),
             Part::RunComponent(args) => run_component::run(&layout, &args),

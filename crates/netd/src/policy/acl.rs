@@ -1,8 +1,9 @@
 //! What is in force as rules of the nat table.
 //!
 //! The nat table sees the first packet of each connection or flow, so answers need no rules, and what is established
-//! stays so. POSTROUTING sees the Pod's own address as source, and the destination that DNAT chose. INPUT, or PREROUTING where nothing is routed, is
-//! asked for what goes to the name server; all else that goes to the node is allowed, or goes to the relay, which asks by itself.
+//! stays so. POSTROUTING sees the Pod's own address as source, and the destination that DNAT chose. INPUT, or
+//! PREROUTING where nothing is routed, is asked for what goes to the name server; all else that goes to the node is
+//! allowed, or goes to the relay, which asks by itself.
 //!
 //! A whole table must fit one socket option in gVisor, 8 or 32 KiB. Where the exact rules do not, TCP of the isolated
 //! Pods goes to the relay, which decides for each connection: that takes a rule or two.
