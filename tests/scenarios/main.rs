@@ -14,6 +14,7 @@ mod down;
 mod durable;
 mod egress;
 mod gaps;
+mod host_network;
 mod host_ports;
 mod ingress;
 mod matrix;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         policies::STORIES,
         dns::STORIES,
         host_ports::STORIES,
+        host_network::STORIES,
         network::STORIES,
         egress::STORIES,
         volumes::STORIES,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use harness::{Cluster, Marks, eventually};
 use serde_json::Value;
-use terrarium_testbed::Gvisor;
+use terrarium_testbed::{Gvisor, Privilege};
 
 crate::stories! {
     Shared in NODES:
@@ -34,6 +34,9 @@ const READER_ROLE: &str = include_str!("../manifests/reader-role.yaml");
 /// The gap mapped-ids.
 const ONE_ID: &str =
     "a user without rights can have one ID mapped, and runc makes no container with it (gap `mapped-ids` in gaps.md)";
+
+/// The gap pod-links in a user namespace.
+const NO_RIGHT_TO_JOIN: &str = "runc joins the node's network namespace by name, to which a user namespace gives no right (gap `pod-links` in gaps.md)";
 
 /// A kubectl that only knows what a user's kubectl would.
 const KUBECTL: &str = "env -u TERRARIUM_DATA_DIR /opt/terrarium/libexec/terrarium/kubernetes kubectl";
@@ -85,7 +88,7 @@ fn a_pod_answers_by_its_address(cluster: &Cluster) {
     let web = web(cluster);
     let url = format!("http://{}:8080/", web["status"]["podIP"].as_str().expect("a Pod has an address"));
     let get = ["curl", "-sS", "--max-time", "10", "-w", "%{http_code}", &url];
-    if cluster.kind().has_all_rights() {
+    if cluster.kind().privilege == Privilege::Full {
         cluster.run(get).succeeds().prints("this page comes from a Pod").prints("</html>\n200");
         return;
     }
@@ -192,6 +195,13 @@ fn web(cluster: &Cluster) -> Value {
             events => Err(events),
         });
         cluster.lacks(ONE_ID);
+    }
+    if cluster.kind().privilege == Privilege::Docker && !cluster.kind().has_links() {
+        eventually(Duration::from_secs(30), || match cluster.kubectl("-n matrix get events") {
+            events if events.contains("can't get final child's PID from pipe") => Ok(()),
+            events => Err(events),
+        });
+        cluster.lacks(NO_RIGHT_TO_JOIN);
     }
     cluster.kubectl("-n matrix wait pod/web --for=condition=Ready --timeout=60s");
     cluster.json("-n matrix get pod web")

@@ -100,8 +100,9 @@ fn the_next_up_opens_the_gate_again(cluster: &Cluster) {
 }
 
 /// Runs a script of the sandbox's own bash in the network namespace of the Pod `web`.
-fn in_network_of(namespace: &Namespace<'_>, script: &str) -> Ran {
+pub fn in_network_of(namespace: &Namespace<'_>, script: &str) -> Ran {
     let pod = namespace.pod("web").address;
+    let script = script.replace('\'', r"'\''");
     let of_pod = format!("grep -lzx 'POD_IP={pod}' /proc/[0-9]*/environ 2>/dev/null | head -1 | cut -d/ -f3");
-    namespace.cluster.sh(&format!("pid=$({of_pod}); exec nsenter --net=/proc/$pid/ns/net bash -c {script:?}"))
+    namespace.cluster.sh(&format!("pid=$({of_pod}); exec nsenter --net=/proc/$pid/ns/net bash -c '{script}'"))
 }

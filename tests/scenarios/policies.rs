@@ -1,15 +1,20 @@
 //! NetworkPolicies hold between Pods, by the Pods' own addresses.
 
 use std::net::Ipv4Addr;
+use std::thread;
 use std::time::Duration;
 
 use harness::{Cluster, Namespace, eventually};
 use serde_json::{Value, json};
 
+use crate::network::in_network_of;
+use crate::pods;
+
 crate::stories! {
     Shared in BUILDS:
         a_namespace_that_denies_opens_by_label_and_namespace
         a_policy_that_goes_opens_again
+        what_is_established_goes_on_under_a_new_policy
         a_policy_that_takes_too_much_room_is_left_to_the_relay;
     Shared in PODS:
         a_policy_names_ports_by_name_and_number
@@ -105,7 +110,7 @@ fn a_policy_that_goes_opens_again(cluster: &Cluster) {
     deny(&namespace);
     assert_reached([Asked::new(&namespace, "before", &web(server), false)]);
     namespace.kubectl("delete networkpolicy --all");
-    std::thread::sleep(SOON);
+    thread::sleep(SOON);
     assert_reached([Asked::new(&namespace, "after", &web(server), true)]);
 }
 
@@ -149,12 +154,12 @@ fn policies_hold_while_their_keeper_is_away(cluster: &Cluster) {
     let namespace = cluster.namespace("policies-killed");
     let server = serve(&namespace, "server");
     deny(&namespace);
-    std::thread::sleep(SOON);
+    thread::sleep(SOON);
     let before = cluster.pid("netd");
     cluster.kill(&["netd"]);
     assert_reached([Asked::new(&namespace, "away", &web(server), false)]);
     cluster.eventually_replaced("netd", before, Duration::from_secs(20));
-    std::thread::sleep(SOON);
+    thread::sleep(SOON);
     assert_reached([Asked::new(&namespace, "back", &web(server), false)]);
     cluster.terrarium("down").succeeds();
     cluster.sh("! iptables-legacy-save -t nat | grep TERRARIUM").succeeds();
@@ -171,8 +176,39 @@ fn policy(namespace: &Namespace<'_>, name: &str, spec: &Value) {
     namespace.apply(&policy.to_string());
 }
 
+/// By the Pod's own address and by its Service's, which the relay carries. The client is the sandbox's bash in the network
+/// of the Pod `web`; it asks once before the policy and once after, by the same connection.
+fn what_is_established_goes_on_under_a_new_policy(cluster: &Cluster) {
+    let namespace = pods::web(cluster, "policies-established");
+    let server = serve(&namespace, "server");
+    namespace.kubectl("expose pod server --port 8080");
+    let service = namespace.kubectl("get service server -o jsonpath={.spec.clusterIP}");
+    let addresses = [server.to_string(), service.trim().to_owned()];
+    let connect: String =
+        addresses.iter().zip(3..).map(|(to, fd)| format!("exec {fd}<>/dev/tcp/{to}/8080; ask {fd}; ")).collect();
+    let client = format!(
+        r#"ask() {{
+            printf 'GET /healthz HTTP/1.1\r\nHost: server\r\n\r\n' >&$1
+            timeout 20 grep -m 1 -o 'HTTP/1.1 200 OK' <&$1 || exit 1
+        }}
+        {connect} touch /tmp/established
+        until [ -e /tmp/denied ]; do sleep 0.1; done
+        ask 3; ask 4; ! timeout 2 bash -c 'exec 5<>/dev/tcp/{server}/8080'"#
+    );
+    thread::scope(|scope| {
+        let client = scope.spawn(|| in_network_of(&namespace, &client));
+        eventually(Duration::from_secs(30), || cluster.sh("test -e /tmp/established").ok());
+        deny(&namespace);
+        assert_reached([Asked::new(&namespace, "late", &web(server), false)]);
+        cluster.sh("touch /tmp/denied").succeeds();
+        let ran = client.join().expect("the client does not panic").succeeds();
+        assert_eq!(ran.stdout.lines().count(), 4, "{ran}");
+    });
+    cluster.sh("rm /tmp/established /tmp/denied").succeeds();
+}
+
 /// Nobody may talk to any Pod of the namespace.
-fn deny(namespace: &Namespace<'_>) {
+pub fn deny(namespace: &Namespace<'_>) {
     policy(namespace, "deny", &json!({"podSelector": {}}));
 }
 

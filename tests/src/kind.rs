@@ -21,6 +21,7 @@ pub struct Kind {
 }
 
 const MOUNTS: &[Deny] = &[Deny::Mount, Deny::Userns];
+const LINKS: &[Deny] = &[Deny::Links];
 
 const BUILDS: [Gvisor; 3] = [Gvisor::V2026_07, Gvisor::V2026_02, Gvisor::V2024_07];
 
@@ -45,6 +46,8 @@ impl Kind {
         for privilege in [Privilege::Full, Privilege::Uid1000] {
             all.push(Self { privilege, deny: MOUNTS, ..Self::ORDINARY });
         }
+        all.extend(builds().map(|kind| Self { deny: LINKS, ..kind }));
+        all.push(Self { privilege: Privilege::Docker, deny: LINKS, ..Self::ORDINARY });
         all
     }
 
@@ -66,6 +69,11 @@ impl Kind {
     /// Whether mounts can be made, if need be in a user namespace.
     pub fn can_mount(&self) -> bool {
         !MOUNTS.iter().all(|right| self.deny.contains(right))
+    }
+
+    /// Whether Pods have links of their own.
+    pub fn has_links(&self) -> bool {
+        !self.deny.contains(&Deny::Links)
     }
 
     /// What it is called in the name of a directory.

@@ -29,14 +29,20 @@ impl Scope {
 
     /// What holds wherever Pods run; in the cut, played in the ordinary kind and with Docker's rights.
     pub const PODS: Self = Self {
-        full: |kind| kind.can_mount() && kind.has_root(),
+        full: |kind| kind.can_mount() && kind.has_root() && kind.has_links(),
         cut: |kind| *kind == Kind { privilege: kind.privilege, ..Kind::ORDINARY },
+    };
+
+    /// What holds where Pods share the node's network; in the cut, played on the newest build.
+    pub const LINKLESS: Self = Self {
+        full: |kind| !kind.has_links() && kind.privilege == Privilege::Full,
+        cut: |kind| kind.gvisor == Kind::ORDINARY.gvisor,
     };
 
     /// What holds wherever a node can run without all rights; in the cut, played with Docker's.
     pub const NODES_WITH_FEWER_RIGHTS: Self = Self {
         full: |kind| kind.can_mount() && !kind.has_all_rights(),
-        cut: |kind| representative(kind) && kind.gvisor == Kind::ORDINARY.gvisor && kind.has_root(),
+        cut: |kind| representative(kind) && kind.gvisor == Kind::ORDINARY.gvisor && kind.has_root() && kind.has_links(),
     };
 
     /// What no more than the build of gVisor decides; in the cut, played in the ordinary kind.
@@ -48,6 +54,7 @@ fn representative(kind: &Kind) -> bool {
     let newest = kind.gvisor == Kind::ORDINARY.gvisor;
     let usual = kind.platform == Platform::Systrap && kind.root == RootKind::NineP;
     match kind.privilege {
+        _ if !kind.has_links() => newest && kind.privilege == Privilege::Full,
         Privilege::Full => newest || usual,
         Privilege::Docker => kind.gvisor != Gvisor::V2024_07,
         Privilege::Uid1000 => newest,
@@ -142,6 +149,7 @@ mod tests {
             "2026-07/systrap/9p/docker",
             "2026-02/systrap/9p/docker",
             "2026-07/systrap/9p/uid1000",
+            "2026-07/systrap/9p/full-links",
         ];
         assert_eq!(kinds_of(&played, "matrix::main"), expected);
         let (all, nothing) = select(&scenarios(), &Kind::all(), Extent::Full);

@@ -99,7 +99,8 @@ impl<'a> Spec<'a> {
         settings: Vec<Setting>,
     ) -> Result<Self, Error> {
         let (node, api_port) = (layout.node_name(node::name)?, layout.api_port()?);
-        Ok(Self { layout, node, address, network: Network::default(), isolation, settings, api_port })
+        let network = Network::of(&settings);
+        Ok(Self { layout, node, address, network, isolation, settings, api_port })
     }
 }
 
@@ -144,6 +145,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
         let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
+    let policy = spec.network.is_host.then(network::host_network_policy);
     let mut components = vec![
         Component {
             name: CONTAINERD,
@@ -177,14 +179,17 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             needs: &[CONTAINERD, IMAGES, SERVER],
             // What the API server's own client may ask of kubelets: the one right that upstream leaves to whoever sets a
             // cluster up. A kubelet that is there before would remember a refusal for half a minute.
-            objects: vec![
+            objects: [
                 objects::binding(
                     "terrarium:kubelet-api-admin",
                     "system:kubelet-api-admin",
                     pki::API_SERVER_KUBELET_CLIENT,
                 ),
                 egress::config_map(&no_proxy(spec)),
-            ],
+            ]
+            .into_iter()
+            .chain(policy.into_iter().flatten())
+            .collect(),
             runs: Runs::Service {
                 command: CommandLine {
                     program: kubernetes,
@@ -226,7 +231,7 @@ fn no_proxy(spec: &Spec<'_>) -> String {
 }
 
 fn no_proxy_beside(spec: &Spec<'_>, given: Option<String>) -> String {
-    let Network { pods, services } = &spec.network;
+    let Network { pods, services, .. } = &spec.network;
     let own = format!("localhost,127.0.0.0/8,{},{pods},{services},.svc,.cluster.local", spec.address);
     match given.filter(|given| !given.is_empty()) {
         Some(given) => format!("{given},{own}"),
@@ -335,7 +340,7 @@ mod tests {
             layout: &layout,
             node: String::new(),
             address,
-            network: Network::default(),
+            network: Network::of([]),
             isolation: Isolation::Mount,
             settings: vec![],
             api_port: 6443,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
-use terrarium_remedies::{SERVICE_RANGE, Setting};
+use terrarium_remedies::{LOOPBACK_SERVICE_RANGE, SERVICE_RANGE, Setting};
 
 use crate::component::Spec;
 use crate::dns::{self, Resolvers};
@@ -26,15 +26,18 @@ const PAUSE_IMAGE: &str = concat!("localhost/terrarium/pause:", env!("CARGO_PKG_
 pub(crate) struct Network {
     pub(crate) pods: Ipv4Net,
     pub(crate) services: Ipv4Net,
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self { pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24), services: SERVICE_RANGE.trunc() }
-    }
+    /// Whether Pods have the node's network, and none of those addresses.
+    pub(crate) is_host: bool,
 }
 
 impl Network {
+    /// As the settings ask for it.
+    pub(crate) fn of<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> Self {
+        let is_host = settings.into_iter().any(|setting| *setting == Setting::HostNetwork);
+        let services = if is_host { LOOPBACK_SERVICE_RANGE } else { SERVICE_RANGE.trunc() };
+        Self { pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 24), services, is_host }
+    }
+
     /// The node's address on every Pod's link.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         nth(self.pods, 1)
@@ -197,19 +200,11 @@ mod tests {
             Setting::ApiServer { flag: "--kubelet-preferred-address-types".to_owned(), value: "InternalIP".to_owned() },
         ];
         let (node, address) = ("node-1".to_owned(), Ipv4Addr::new(192, 0, 2, 7));
-        Spec {
-            layout,
-            node,
-            address,
-            network: Network::default(),
-            isolation: Isolation::Mount,
-            settings,
-            api_port: 6443,
-        }
+        Spec { layout, node, address, network: Network::of([]), isolation: Isolation::Mount, settings, api_port: 6443 }
     }
 
     fn resolvers() -> Resolvers {
-        Resolvers::read("nameserver 192.0.2.53\n", &Network::default(), false)
+        Resolvers::read("nameserver 192.0.2.53\n", &Network::of([]), false)
     }
 
     /// A text without the test's own directory.

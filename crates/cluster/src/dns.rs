@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 use terrarium_probes::Resolver;
-use terrarium_remedies::Isolation;
 
 use crate::component::{COREDNS, CommandLine, Component, Readiness, Runs, SERVER, Spec, environment};
 use crate::config::Network;
@@ -86,7 +85,9 @@ fn objects(network: &Network) -> Vec<Value> {
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         "ports": ports,
     });
-    objects::role_of_user(USER, rules).into_iter().chain([service, slice]).collect()
+    // No endpoint may have an address of the loopback device.
+    let slice = (!network.is_host).then_some(slice);
+    objects::role_of_user(USER, rules).into_iter().chain([service]).chain(slice).collect()
 }
 
 /// The sandbox's resolvers, as far as the cluster can ask them.
@@ -103,7 +104,7 @@ impl Resolvers {
     /// Those that the sandbox has now.
     pub(crate) fn of_sandbox(spec: &Spec<'_>) -> Self {
         let conf = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        Self::read(&conf, &spec.network, matches!(spec.isolation, Isolation::User { .. }))
+        Self::read(&conf, &spec.network, spec.isolation.has_network())
     }
 
     pub(crate) fn read(conf: &str, network: &Network, is_apart: bool) -> Self {
@@ -224,7 +225,7 @@ pub(crate) fn write_config(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(),
 /// images by name, ask them so. Call it in the cluster's mount namespace.
 pub(crate) fn have_resolvers_asked_by_tcp(spec: &Spec<'_>) -> Result<(), Error> {
     let Ok(conf) = fs::read_to_string(RESOLV_CONF) else { return Ok(()) };
-    if !matches!(spec.isolation, Isolation::User { .. }) {
+    if !spec.isolation.has_network() {
         return Ok(());
     }
     let path = spec.layout.config("resolv.conf.components");
@@ -260,7 +261,7 @@ mod tests {
                         nameserver 192.0.2.53\noptions ndots:2\n";
 
     fn resolvers(conf: &str, is_apart: bool) -> Resolvers {
-        Resolvers::read(conf, &Network::default(), is_apart)
+        Resolvers::read(conf, &Network::of([]), is_apart)
     }
 
     #[test]
@@ -273,7 +274,7 @@ mod tests {
 
     #[test]
     fn pods_are_given_no_resolver_that_they_cannot_reach() {
-        let network = Network::default();
+        let network = Network::of([]);
         let rest = "# made by hand\nsearch corp.example\noptions ndots:2\n";
         assert_eq!(resolvers(CONF, false).resolv_conf(&network), format!("nameserver 192.0.2.53\n{rest}"));
         assert_eq!(resolvers("nameserver 127.0.0.53", false).resolv_conf(&network), "nameserver 10.43.0.10\n");
@@ -283,16 +284,16 @@ mod tests {
     #[test]
     fn from_a_network_namespace_of_its_own_it_asks_by_tcp_and_nobody_on_loopback() {
         let layout = Layout::at(std::path::Path::new("/t"));
-        let corefile = resolvers(CONF, true).corefile(&layout, &Network::default(), false);
+        let corefile = resolvers(CONF, true).corefile(&layout, &Network::of([]), false);
         let forward = "    forward . 192.0.2.53 {\n        max_concurrent 1000\n        force_tcp\n    }\n";
         assert!(corefile.contains(forward), "{corefile}");
-        let corefile = resolvers(CONF, false).corefile(&layout, &Network::default(), true);
+        let corefile = resolvers(CONF, false).corefile(&layout, &Network::of([]), true);
         assert!(corefile.contains("127.0.0.53 192.0.2.53") && !corefile.contains("force_tcp"), "{corefile}");
     }
 
     #[test]
     fn without_a_resolver_other_names_do_not_exist() {
         let layout = Layout::at(std::path::Path::new("/t"));
-        insta::assert_snapshot!(resolvers("", false).corefile(&layout, &Network::default(), false));
+        insta::assert_snapshot!(resolvers("", false).corefile(&layout, &Network::of([]), false));
     }
 }

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use terrarium_gaps::GapId;
 use terrarium_remedies::Open;
 
@@ -122,6 +123,14 @@ pub enum Error {
     /// The machine has no address that Pods could reach.
     #[error("this machine has no address but loopback, and a node needs one")]
     NoAddress,
+    /// The store's Services have addresses that are not to be had here.
+    #[error("the Services of this store have addresses of {kept}, and here they can have those of {possible} only")]
+    ServiceRange {
+        /// The range of the store.
+        kept: Ipv4Net,
+        /// The range that this sandbox allows.
+        possible: Ipv4Net,
+    },
     /// Somebody else listens on the API server's port.
     #[error("the API's port {port} is used already by {holder}")]
     PortUsed {
@@ -322,6 +331,7 @@ impl Error {
             Self::Kubeconfig { .. } => ErrorId::KubeconfigInvalid,
             Self::KubeconfigLocked { .. } => ErrorId::KubeconfigLocked,
             Self::NoAddress => ErrorId::NoAddress,
+            Self::ServiceRange { .. } => ErrorId::ServiceRange,
             Self::PortUsed { .. } => ErrorId::ApiPortUsed,
             Self::DnsPortUsed { .. } => ErrorId::DnsPortUsed,
             Self::NoSpace { .. } => ErrorId::NoSpace,

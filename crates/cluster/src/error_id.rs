@@ -108,6 +108,8 @@ errors! {
         => "end that process, or have it listen on one address only, such as 127.0.0.1";
     NoAddress "no-address" Refused "the machine has no address but loopback, and a node needs one"
         => "give a network interface an address";
+    ServiceRange "service-range" Refused "the store's Services have addresses that none can have in this sandbox"
+        => "use a sandbox like the one before, or `--remedy pod-links=flag` if Pods shared the node's network there; or begin with an empty store: `terrarium up --reset-store`";
     ComponentMissing "component-missing" Refused "a component's program is not installed"
         => "run `make build`, or set TERRARIUM_COMPONENTS to the directory that holds it";
     ComponentCorrupt "component-corrupt" Refused "a component's program is truncated, for another machine or not executable"

@@ -17,7 +17,7 @@ use crate::Error;
 /// Listens where the caller is, if the cluster has a network namespace of its own. Call it before that is entered; a
 /// supervisor that is started in it has the socket of an earlier one as its stdin.
 pub(crate) fn listen(isolation: Isolation, port: u16) -> Result<Option<StdListener>, Error> {
-    if !matches!(isolation, Isolation::User { .. }) {
+    if !isolation.has_network() {
         return Ok(None);
     }
     let failed = || Error::io("listen for the API on", format!("port {port} of loopback"));

@@ -12,7 +12,7 @@ use crate::{Error, Layout};
 
 /// Its socket, where the cluster needs one.
 pub(crate) fn socket(layout: &Layout, isolation: Isolation) -> Option<PathBuf> {
-    matches!(isolation, Isolation::User { .. }).then(|| layout.runtime().join("gate.sock"))
+    isolation.has_network().then(|| layout.runtime().join("gate.sock"))
 }
 
 /// Starts the gate where one is needed and none is there. Call it in the caller's network namespace: nobody gets back there.

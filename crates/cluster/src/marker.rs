@@ -4,9 +4,11 @@
 use std::fs;
 use std::io;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::Network;
 use crate::error::DataDirFault;
 use crate::layout::write_durably;
 use crate::{Error, Layout};
@@ -28,6 +30,9 @@ pub(crate) struct Marker {
     /// The API server's port, where it is not the usual one.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_port: Option<u16>,
+    /// The range of the Services' addresses, where it is not the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    services: Option<Ipv4Net>,
     /// Whether a cluster was up: its store must be there since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     was_up: bool,
@@ -90,6 +95,21 @@ impl Layout {
         self.change_marker(change).map(drop)
     }
 
+    /// The range of the Services' addresses.
+    pub(crate) fn services(&self) -> Result<Ipv4Net, Error> {
+        let services = self.marker()?.and_then(|marker| marker.services);
+        Ok(services.unwrap_or_else(|| Network::of([]).services))
+    }
+
+    /// Notes that range, which stays with the store: each Service keeps its own address. Call it with the lock held.
+    pub(crate) fn keep_services(&self, range: Ipv4Net) -> Result<(), Error> {
+        let (usual, kept) = (Network::of([]).services, self.services()?);
+        if self.was_up()? && kept != range {
+            return Err(Error::ServiceRange { kept, possible: range });
+        }
+        self.change_marker(|marker| marker.services = (range != usual).then_some(range)).map(drop)
+    }
+
     /// The API server's port.
     ///
     /// # Errors
@@ -116,6 +136,8 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
+    use terrarium_remedies::Setting;
+
     use super::*;
     use crate::ErrorId;
 
@@ -132,6 +154,21 @@ mod tests {
         layout.prepare().unwrap();
         assert_eq!(layout.node_name(|| "moved".to_owned()).unwrap(), "first");
         assert_eq!((layout.api_port().unwrap(), layout.was_up().unwrap()), (7443, true));
+    }
+
+    #[test]
+    fn services_keep_their_addresses_as_long_as_their_store() {
+        let (_root, layout) = Layout::temporary();
+        let [usual, shared] = [Network::of([]), Network::of([&Setting::HostNetwork])].map(|network| network.services);
+        layout.keep_services(shared).unwrap();
+        layout.keep_services(usual).unwrap();
+        layout.set_was_up(true).unwrap();
+        assert_eq!(layout.keep_services(shared).unwrap_err().id(), ErrorId::ServiceRange);
+        layout.keep_services(usual).unwrap();
+        layout.set_was_up(false).unwrap();
+        layout.keep_services(shared).unwrap();
+        layout.set_was_up(true).unwrap();
+        assert_eq!(layout.keep_services(usual).unwrap_err().id(), ErrorId::ServiceRange);
     }
 
     #[test]

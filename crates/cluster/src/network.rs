@@ -50,6 +50,41 @@ pub(crate) fn component(spec: &Spec<'_>) -> Result<Component, Error> {
     Ok(Component { name: NETD, label: "Service proxy", needs: &[SERVER], objects, runs })
 }
 
+/// Gives every Pod the node's network, and names as if it had its own. What its containers listen on becomes ports of the
+/// node, by which the scheduler keeps two Pods apart.
+pub(crate) fn host_network_policy() -> [Value; 2] {
+    const NAME: &str = "terrarium-host-network";
+    let api = "admissionregistration.k8s.io/v1";
+    let patch = r#"[
+        JSONPatch{op: "add", path: "/spec/hostNetwork", value: true}
+    ] + (object.spec.?dnsPolicy.orValue("ClusterFirst") == "ClusterFirst" ? [
+        JSONPatch{op: "add", path: "/spec/dnsPolicy", value: "ClusterFirstWithHostNet"}
+    ] : [])"#;
+    let policy = json!({
+        "apiVersion": api,
+        "kind": "MutatingAdmissionPolicy",
+        "metadata": {"name": NAME},
+        "spec": {
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "IfNeeded",
+            "matchConstraints": {"resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]},
+            ]},
+            "matchConditions": [
+                {"name": "has-no-host-network", "expression": "!object.spec.?hostNetwork.orValue(false)"},
+            ],
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": api,
+        "kind": "MutatingAdmissionPolicyBinding",
+        "metadata": {"name": NAME},
+        "spec": {"policyName": NAME},
+    });
+    [policy, binding]
+}
+
 /// What it asks of the API.
 fn rules() -> Value {
     let read = ["get", "list", "watch"];
@@ -70,7 +105,8 @@ pub(crate) fn netd(spec: &Spec<'_>) -> Value {
         kubeconfig: layout.config(&format!("{}.kubeconfig", pki::NETD)),
         node: spec.node.clone(),
         node_address: spec.address,
-        gateway: network.gateway(),
+        // Where Pods have no links there is no gateway on them: they know the node by its own address.
+        gateway: if network.is_host { spec.address } else { network.gateway() },
         pods: network.pods,
         services: network.services,
         dns: network.dns(),
@@ -97,6 +133,10 @@ struct Allowed {
 
 impl Allowed {
     fn by(spec: &Spec<'_>) -> Self {
+        // What shares the node's network needs no way to it, and none of the table that all of the sandbox shares.
+        if spec.network.is_host {
+            return Self { ip_forward: true, ip_masq: false, redirect: false };
+        }
         let allowed = spec.settings.iter().find_map(|setting| match setting {
             Setting::PodNetwork { ip_forward, ip_masq, redirect } => Some((*ip_forward, *ip_masq, *redirect)),
             _ => None,

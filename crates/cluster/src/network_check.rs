@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::Network;
 use crate::{Error, Layout, readiness, status};
 use terrarium_probes::Resolver;
+use terrarium_remedies::Journal;
 
 /// The image that Pods are made of; every start imports it.
 const IMAGE: &str = concat!("localhost/terrarium/sample:", env!("CARGO_PKG_VERSION"));
@@ -108,6 +109,8 @@ pub fn check_network(layout: &Layout) -> Result<Vec<Leg>, Error> {
     if !status::server_runs(layout) {
         return Err(Error::NotRunning);
     }
+    let journal = Journal::open(&layout.journal())?.ok_or(Error::NotRunning)?;
+    let network = Network::of(journal.settings());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -120,7 +123,7 @@ pub fn check_network(layout: &Layout) -> Result<Vec<Leg>, Error> {
         let wanted = object(json!({"metadata": {"generateName": "terrarium-doctor-", "labels": {LABEL: ""}}}));
         let namespace: Namespace = namespaces.create(&PostParams::default(), &wanted).await.map_err(api)?;
         let name = namespace.metadata.name.unwrap_or_default();
-        let legs = Check { client, namespace: name.clone() }.run().await;
+        let legs = Check { client, network, namespace: name.clone() }.run().await;
         let removed = namespaces.delete(&name, &DeleteParams::default()).await;
         let legs = legs.map_err(api)?;
         removed.map(drop).map_err(api)?;
@@ -140,6 +143,7 @@ async fn remove_left_behind(namespaces: &Api<Namespace>) -> Result<(), kube::Err
 
 struct Check {
     client: Client,
+    network: Network,
     namespace: String,
 }
 
@@ -164,7 +168,7 @@ impl Check {
             return Ok(vec![not_started("no address was given to a Pod")]);
         };
 
-        let network = Network::default();
+        let network = &self.network;
         let (dns, api) = (network.dns(), network.api_service());
         let known = "kubernetes.default.svc.cluster.local.";
         let mut of_node = vec![

@@ -76,11 +76,20 @@ pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
     Ok(Preview { plan, components })
 }
 
-/// What the user must know of a plan that is carried out: why no Pod will run.
-pub(crate) fn warning(plan: &Plan) -> Option<String> {
+/// What the user must know of a plan that is carried out: why no Pod will run, or why not as everywhere.
+pub(crate) fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
     let open: Vec<_> =
         plan.open.iter().filter(|open| open.blocks >= Blocks::Pods).map(|open| open.gap.to_string()).collect();
-    (!open.is_empty()).then(|| format!("Pods cannot run here ({}); see `terrarium doctor`", open.join(", ")))
+    let none =
+        (!open.is_empty()).then(|| format!("Pods cannot run here ({}); see `terrarium doctor`", open.join(", ")));
+    let shared = plan.step(GapId::PodLinks).map(|step| {
+        format!(
+            "Pods share the node's network here ({}): no two can have the same port, and network policies do not hold; \
+             see `terrarium doctor`",
+            step.purpose
+        )
+    });
+    none.into_iter().chain(shared)
 }
 
 /// Fails where the plan leaves a gap that keeps the node from starting, unless the user wants it so.

@@ -142,7 +142,7 @@ fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut
     const STEP: &str = "remedies";
     progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
     let mut ground = Ground::find_or_make(layout, asked)?;
-    if let Some(message) = ground.plan.as_ref().and_then(preparation::warning) {
+    for message in ground.plan.iter().flat_map(preparation::warnings) {
         progress.report(&Event::Warning { message });
     }
     if let Some(listener) = &ground.ways.listener {
@@ -235,8 +235,13 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     // Nobody is ever sent to a control plane without a node.
     let fallback = options.control_plane_only.then_some(NODE_ADDRESS);
     let address = terrarium_cni::node_address().or(fallback).ok_or(Error::NoAddress)?;
-    let spec = Spec::new(layout, address, journal.isolation(), journal.settings().cloned().collect())?;
+    let mut spec = Spec::new(layout, address, journal.isolation(), journal.settings().cloned().collect())?;
     layout.keep_node_name(&spec.node)?;
+    if options.control_plane_only {
+        spec.network.services = layout.services()?;
+    } else {
+        layout.keep_services(spec.network.services)?;
+    }
     if plan.is_some() {
         let resolvers = Resolvers::of_sandbox(&spec);
         config::write_all(&spec, &resolvers)?;

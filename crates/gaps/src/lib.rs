@@ -43,6 +43,8 @@ pub enum GapId {
     UnprivilegedSysctls,
     /// The machine has no address but loopback's.
     NodeAddress,
+    /// A new network namespace has no network, or links into it are refused.
+    PodLinks,
     /// Netlink does not report the kind of a link.
     LinkKind,
     /// A route without a device is unusable.

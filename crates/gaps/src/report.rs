@@ -287,6 +287,7 @@ impl Report {
                 failures(&[("ports", &self.unprivileged_ports), ("icmp", &self.unprivileged_icmp)])
             }
             GapId::NodeAddress => failure(&self.network.address),
+            GapId::PodLinks => failure(&self.network.veth),
             GapId::LinkKind => failure(&self.network.link_kind),
             GapId::DevicelessRoute => failure(&self.network.deviceless_route),
             GapId::Netfilter => failure(&self.network.nftables),

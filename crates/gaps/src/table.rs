@@ -118,6 +118,17 @@ pub static TABLE: &[Gap] = &[
         remedies: &[built(Flag, "an address of the node's own on the loopback device")],
     },
     Gap {
+        id: GapId::PodLinks,
+        missing: "network namespaces with links of their own (a sandbox with its host's network stack: `runsc --network=host`)",
+        breaks: "CNI plugins: `operation not permitted` on the first link, and every Pod",
+        blocks: Blocks::Pods,
+        hint: "start the sandbox with a network stack of its own (`runsc --network=sandbox`); else Pods share the node's network: no two have the same port, and network policies do not hold",
+        remedies: &[built(
+            Flag,
+            "an admission policy that gives every Pod the node's network, and addresses of Services out of 127.0.0.0/8",
+        )],
+    },
+    Gap {
         id: GapId::LinkKind,
         missing: "the link kind in netlink's answers",
         breaks: "CNI bridge plugin: `\"cni0\" already exists but is not a bridge`",
@@ -141,7 +152,7 @@ pub static TABLE: &[Gap] = &[
         hint: "start the sandbox with CAP_NET_RAW (`runsc --net-raw`), else Pods have no way out",
         remedies: &[
             built(Replacement, "egress by SNAT rules that our CNI plugin writes to the legacy table itself"),
-            to_come(Replacement, "a Service proxy of our own"),
+            built(Replacement, "a Service proxy of our own"),
         ],
     },
     Gap {

@@ -1,5 +1,6 @@
 //! What is decided about the proxy of a node, by whoever starts it: one JSON file.
 
+use std::iter;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
@@ -16,7 +17,7 @@ pub struct Config {
     pub node: String,
     /// The node's address.
     pub node_address: Ipv4Addr,
-    /// The node's address on every Pod's link.
+    /// The node's address on every Pod's link; its own where Pods share its network.
     pub gateway: Ipv4Addr,
     /// The Pods' addresses.
     pub pods: Ipv4Net,
@@ -37,6 +38,18 @@ pub struct Config {
     pub metrics: SocketAddrV4,
     /// Where `/healthz` is served, as kube-proxy's healthzBindAddress.
     pub healthz: SocketAddrV4,
+}
+
+impl Config {
+    /// Whether Pods share the node's network: the node is their gateway by its own address.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.gateway == self.node_address
+    }
+
+    /// The addresses by which Pods know the node.
+    pub(crate) fn own(&self) -> impl Iterator<Item = Ipv4Addr> {
+        iter::once(self.node_address).chain((!self.is_shared()).then_some(self.gateway))
+    }
 }
 
 /// How connections come to the proxy.

@@ -187,9 +187,11 @@ impl HostPorts {
         let wanted = frontend(port);
         let config = &self.shared.config;
         // gVisor lets one program listen on all addresses, and another one on a single one of them.
-        let own = [config.node_address, config.gateway, Ipv4Addr::LOCALHOST];
         // For UDP the relay binds each by itself.
-        let own = own.into_iter().filter(|_| wanted.address.is_unspecified() && wanted.protocol == Protocol::Tcp);
+        let own = config
+            .own()
+            .chain([Ipv4Addr::LOCALHOST])
+            .filter(|_| wanted.address.is_unspecified() && wanted.protocol == Protocol::Tcp);
         for address in addresses_of(config, &wanted).into_iter().chain(own) {
             let address = SocketAddrV4::new(address, wanted.port);
             let mut attempts = 1..ATTEMPTS;

@@ -58,7 +58,8 @@ pub(crate) fn failed(why: &Failure) -> Network {
     }
 }
 
-fn address() -> Tried {
+/// In the network namespace of the calling thread.
+pub(crate) fn address() -> Tried {
     terrarium_cni::node_address().ok_or_else(|| Failure::new("there is no address but loopback's")).into()
 }
 

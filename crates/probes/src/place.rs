@@ -22,6 +22,7 @@ use terrarium_gaps::{Place, Report, Rights, Tried};
 
 use crate::failure::{Doing as _, Failure};
 use crate::helper::{Helper, Part};
+use crate::network;
 use crate::report::Themes;
 use crate::scratch::Scratch;
 
@@ -63,7 +64,13 @@ pub(crate) fn main(data_dir: &Path, forced: Option<Place>) -> ExitCode {
 fn elsewhere(mount_namespace: Tried, mut user: UserNamespace, wanted: bool, data_dir: &Path) -> Report {
     if wanted && user.ready.is_ok() {
         match user.report(&rights(mount_namespace.clone(), &user, Place::UserNamespace)) {
-            Ok(report) => return report,
+            Ok(mut report) => {
+                // A network namespace that gets no links is of no use to the cluster, which stays in the caller's.
+                if !report.network.veth.works() {
+                    report.network.address = network::address();
+                }
+                return report;
+            }
             Err(why) => user.ready = Err(why),
         }
     }

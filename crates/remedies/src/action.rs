@@ -99,6 +99,8 @@ pub enum Setting {
         /// Its value.
         value: bool,
     },
+    /// Pods have the node's network.
+    HostNetwork,
     /// What the CNI plugin may do.
     PodNetwork {
         /// Turn on routing.
@@ -266,10 +268,8 @@ impl Action {
     pub(crate) fn is_in_namespace_only(&self, isolation: Isolation) -> bool {
         match self {
             Self::DefaultRoute | Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_) => true,
-            Self::Address { .. } => matches!(isolation, Isolation::User { .. }),
-            Self::Sysctl { path, .. } => {
-                matches!(isolation, Isolation::User { .. }) && path.starts_with("/proc/sys/net")
-            }
+            Self::Address { .. } => isolation.has_network(),
+            Self::Sysctl { path, .. } => isolation.has_network() && path.starts_with("/proc/sys/net"),
             _ => false,
         }
     }
@@ -321,6 +321,7 @@ impl fmt::Display for Setting {
             Self::Kubelet { field, value } => write!(f, "kubelet {field}={value}"),
             Self::Containerd { field, value } => write!(f, "containerd {field}={value}"),
             Self::ApiServer { flag, value } => write!(f, "kube-apiserver {flag}={value}"),
+            Self::HostNetwork => write!(f, "the node's network for every Pod"),
             Self::PodNetwork { ip_forward, ip_masq, redirect } => {
                 write!(f, "the Pods' network ip_forward={ip_forward} ip_masq={ip_masq} redirect={redirect}")
             }

@@ -13,6 +13,7 @@ use serde_json::json;
 use terrarium_cni::nat::TABLE_LOCK;
 use terrarium_gaps::{Cgroups, GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
+use crate::plan::shares_network;
 use crate::{Action, Choice, Input, Isolation, Preparation, Purpose, Remedy, Setting};
 
 /// Every remedy that is built.
@@ -29,6 +30,7 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &Fixed { gap: GapId::CgroupV1, rung: Rung::Flag, actions: accept_cgroup_v1 },
     &NoUnprivilegedSysctls,
     &Fixed { gap: GapId::NodeAddress, rung: Rung::Flag, actions: loopback_address },
+    &SharedNetwork,
     &PodNetwork,
     &MachineId,
     &Fixed { gap: GapId::HostnameResolution, rung: Rung::Flag, actions: kubelet_by_address },
@@ -368,6 +370,28 @@ pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 41, 0, 1);
 /// device they are the node's, so that the Service proxy can listen on each.
 pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 1), 16);
 
+/// The addresses of Services where Pods share the node's network: its own on every kernel, without being given.
+pub const LOOPBACK_SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 43, 0, 0), 16);
+
+/// The node's network for every Pod. What it takes is a matter of the Pods' network as a whole, below.
+struct SharedNetwork;
+
+impl Remedy for SharedNetwork {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::PodLinks, Rung::Flag)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        match input.isolation {
+            Isolation::User { .. } => {
+                Err("runc joins the node's network namespace by name, to which a user namespace gives no right"
+                    .to_owned())
+            }
+            Isolation::Mount | Isolation::Nothing => Ok(Vec::new()),
+        }
+    }
+}
+
 /// What the Pods' network changes for the whole sandbox: routing between Pods, the addresses of Services, and the lock of
 /// the legacy tables, which is iptables' own and stays behind. Done ahead of the CNI plugin and the Service proxy, so that
 /// it is undone with the rest.
@@ -386,10 +410,13 @@ impl Remedy for PodNetwork {
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
         let network = &input.report.network;
+        if shares_network(input.report, input.choices) {
+            return Ok(vec![Action::Configure(Setting::HostNetwork)]);
+        }
         let mut actions = Vec::new();
         // From a network namespace of the cluster's own only the gate leads out. In gVisor it does not route, either: the
         // sysctl is that of the sandbox's first one, wherever it is written.
-        let has_way_out = !matches!(input.isolation, Isolation::User { .. });
+        let has_way_out = !input.isolation.has_network();
         let can_forward = has_way_out && network.ip_forward == Sysctl::Writable;
         if can_forward {
             actions.push(Action::Sysctl { path: IP_FORWARD.into(), value: "1".to_owned(), before: None });

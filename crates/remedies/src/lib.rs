@@ -19,7 +19,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use action::{Action, Setting};
-pub use catalogue::{CATALOGUE, NODE_ADDRESS, POD_CGROUP_ROOT, SERVICE_RANGE};
+pub use catalogue::{CATALOGUE, LOOPBACK_SERVICE_RANGE, NODE_ADDRESS, POD_CGROUP_ROOT, SERVICE_RANGE};
 pub use journal::Journal;
 pub use plan::{Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Step, plan};
 

@@ -128,7 +128,7 @@ pub fn enter_new(isolation: Isolation) -> Result<(), Error> {
     match isolation {
         Isolation::Nothing => return Ok(()),
         Isolation::Mount => unshare(CloneFlags::CLONE_NEWNS, "make a mount namespace")?,
-        Isolation::User { ids } => enter_new_user_namespace(ids)?,
+        Isolation::User { ids, network } => enter_new_user_namespace(ids, network)?,
     }
     for (flags, doing) in [
         (MsFlags::MS_SLAVE | MsFlags::MS_REC, "part the mounts from those outside"),
@@ -151,11 +151,12 @@ fn unshare(flags: CloneFlags, doing: &str) -> Result<(), Error> {
 /// The hidden command of this program that maps IDs for a process that has entered a user namespace.
 pub const MAP_IDS: &str = "map-ids";
 
-fn enter_new_user_namespace(ids: u32) -> Result<(), Error> {
+fn enter_new_user_namespace(ids: u32, network: bool) -> Result<(), Error> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     // A container that shares the node's namespaces joins them by name, which takes rights over each of them.
-    let flags = KINDS.into_iter().fold(CloneFlags::empty(), |flags, (_, flag)| flags | flag);
-    let doing = "make user, network, UTS, IPC and mount namespaces";
+    let wanted = KINDS.into_iter().map(|(_, flag)| flag).filter(|flag| network || *flag != CloneFlags::CLONE_NEWNET);
+    let flags = wanted.fold(CloneFlags::empty(), |flags, flag| flags | flag);
+    let doing = "make user, UTS, IPC, mount and, where it has links, network namespaces";
     if ids == 1 {
         unshare(flags, doing)?;
         // Who cannot set groups outside may map one only after giving up to set them inside. Older gVisor has no such file.

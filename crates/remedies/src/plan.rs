@@ -116,11 +116,21 @@ pub enum Isolation {
     Nothing,
     /// A mount namespace.
     Mount,
-    /// User, mount and network namespaces, with so many IDs mapped.
+    /// User and mount namespaces, with so many IDs mapped.
     User {
         /// Counted from 0 and mapped to the same outside; 1 for the caller's own, mapped to 0.
         ids: u32,
+        /// Whether there is a network namespace, too.
+        network: bool,
     },
+}
+
+impl Isolation {
+    /// Whether the cluster has a network namespace of its own, out of which only the gate leads.
+    #[must_use]
+    pub fn has_network(self) -> bool {
+        matches!(self, Self::User { network: true, .. })
+    }
 }
 
 /// One step of a plan.
@@ -245,15 +255,21 @@ pub struct Input<'a> {
     pub isolation: Isolation,
 }
 
+/// Whether Pods are to have the node's network, and the node that of its caller: no other has links.
+pub(crate) fn shares_network(report: &Report, choices: &Choices) -> bool {
+    let gap = GapId::PodLinks;
+    choices.of(gap).map_or_else(|| report.has(gap), |choice| choice != Choice::Nothing)
+}
+
 fn isolation(report: &Report, choices: &Choices) -> Isolation {
-    let ids = report.rights.mappable_ids;
+    let user = Isolation::User { ids: report.rights.mappable_ids, network: !shares_network(report, choices) };
     match choices.of(GapId::Privileges) {
-        Some(Choice::Rung(_)) if report.rights.user_namespace.works() => Isolation::User { ids },
+        Some(Choice::Rung(_)) if report.rights.user_namespace.works() => user,
         Some(_) if report.rights.mount_namespace.works() => Isolation::Mount,
         Some(_) => Isolation::Nothing,
         None => match report.rights.place {
             Place::MountNamespace => Isolation::Mount,
-            Place::UserNamespace => Isolation::User { ids },
+            Place::UserNamespace => user,
             Place::Nowhere => Isolation::Nothing,
         },
     }
@@ -264,8 +280,11 @@ impl fmt::Display for Isolation {
         match self {
             Self::Nothing => write!(f, "no namespaces of its own"),
             Self::Mount => write!(f, "in a mount namespace of its own"),
-            Self::User { ids: 1 } => write!(f, "in user, mount and network namespaces of its own, with one ID"),
-            Self::User { ids } => write!(f, "in user, mount and network namespaces of its own, with {ids} IDs"),
+            Self::User { ids, network } => {
+                let kinds = if *network { "user, mount and network" } else { "user and mount" };
+                let ids = if *ids == 1 { "one ID".to_owned() } else { format!("{ids} IDs") };
+                write!(f, "in {kinds} namespaces of its own, with {ids}")
+            }
         }
     }
 }

@@ -122,7 +122,7 @@ fn a_gap_that_is_left_open_is_left_open_and_said() {
 #[test]
 fn a_rung_that_is_forced_is_used_where_the_gap_was_not_seen() {
     let plan = planned(&complete(), &["cgroup-stats=flag", "privileges=namespace"]);
-    assert_eq!(plan.isolation, Isolation::User { ids: 65536 });
+    assert_eq!(plan.isolation, Isolation::User { ids: 65536, network: true });
     for gap in [GapId::CgroupStats, GapId::Privileges] {
         assert!(plan.step(gap).is_some(), "{gap}");
     }
@@ -165,7 +165,7 @@ fn entries_that_directories_refuse_go_to_overlays_of_a_user_namespace() {
     report.network.address = fails();
     report.network.ip_forward = Sysctl::ReadOnly("0".to_owned());
     let plan = planned(&report, &[]);
-    assert_eq!(plan.isolation, Isolation::User { ids: 1 });
+    assert_eq!(plan.isolation, Isolation::User { ids: 1, network: true });
     let overlays: Vec<_> = plan
         .steps
         .iter()

@@ -142,7 +142,7 @@ fn rules(right: Deny) -> Vec<Rule> {
             Rule { name: "mknod", number: 133, when: When::Is(2, DEV_FUSE), errno: EPERM },
             Rule { name: "mknodat", number: 259, when: When::Is(3, DEV_FUSE), errno: EPERM },
         ],
-        Deny::NetRaw => Vec::new(),
+        Deny::NetRaw | Deny::Links => Vec::new(),
     }
 }
 

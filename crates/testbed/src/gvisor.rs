@@ -97,7 +97,7 @@ pub(crate) fn runsc(record: &Record, root: &Path) -> Command {
     let mut command = Command::new(&record.runsc);
     command.arg(root_flag(root)).args([
         "--ignore-cgroups",
-        "--network=sandbox",
+        if record.deny.contains(&Deny::Links) { "--network=host" } else { "--network=sandbox" },
         &format!("--platform={}", record.platform),
         // Writes reach the copy of the root on disk, as in users' sandboxes.
         "--overlay2=none",

@@ -7,6 +7,7 @@
 //! | [`Deny::Mount`], [`Deny::Userns`], [`Deny::Ptrace`], [`Deny::Fuse`] | [system calls that are refused](crate::filter) |
 //! | [`Deny::Fuse`] | `/dev/fuse`, removed from /dev and from devtmpfs once the sandbox runs |
 //! | [`Deny::NetRaw`] | runsc without `--net-raw` |
+//! | [`Deny::Links`] | runsc with `--network=host` |
 
 use std::{collections::HashSet, fmt};
 
@@ -44,6 +45,9 @@ pub enum Deny {
     /// Raw and packet sockets, hence iptables: no CAP_NET_RAW, no runsc --net-raw. A user namespace with a network
     /// namespace of its own has them again in there; deny userns as well to prevent it
     NetRaw,
+    /// Network namespaces with links of their own: runsc --network=host, by which the sandbox has the network of the
+    /// namespace that it was started in, and one made inside has none
+    Links,
 }
 
 impl fmt::Display for Privilege {
@@ -99,7 +103,7 @@ impl Privilege {
                 Deny::Mount => capabilities.remove(&Capability::SysAdmin),
                 Deny::Ptrace => capabilities.remove(&Capability::SysPtrace),
                 Deny::NetRaw => capabilities.remove(&Capability::NetRaw),
-                Deny::Userns | Deny::Fuse => false,
+                Deny::Userns | Deny::Fuse | Deny::Links => false,
             };
         }
         capabilities

@@ -176,7 +176,10 @@ fn tell(shared: &Shared, policy: &NetworkPolicy) {
     for flaw in &policy.flaws {
         post("NetworkPolicyNotEnforcedInPart", (*flaw).to_owned());
     }
-    if shared.config.path == Path::Bound && shared.config.routed {
+    if shared.config.is_shared() {
+        let message = "Pods share the node's network here, and policies hold for addresses of Pods' own";
+        post("NetworkPolicyNotEnforced", message.to_owned());
+    } else if shared.config.path == Path::Bound && shared.config.routed {
         let message = "the nat table cannot be reached here, so this holds for connections to Services only: \
                        what Pods send to each other's addresses is not filtered";
         post("NetworkPolicyNotEnforcedBetweenPods", message.to_owned());

@@ -43,9 +43,9 @@ impl Listening {
 /// is sent (`pkg/tcpip/transport/internal/network`).
 pub(crate) fn addresses_of(config: &Config, frontend: &Frontend) -> Vec<Ipv4Addr> {
     if frontend.address.is_unspecified() && frontend.protocol == Protocol::Udp {
-        vec![config.node_address, config.gateway, Ipv4Addr::LOCALHOST]
+        config.own().chain([Ipv4Addr::LOCALHOST]).collect()
     } else if frontend.address == config.node_address {
-        vec![config.node_address, config.gateway]
+        config.own().collect()
     } else {
         vec![frontend.address]
     }
