@@ -120,7 +120,7 @@ pub static TABLE: &[Gap] = &[
     Gap {
         id: GapId::PodLinks,
         missing: "network namespaces with links of their own (a sandbox with its host's network stack: `runsc --network=host`)",
-        breaks: "CNI plugins: `operation not permitted` on the first link, and every Pod",
+        breaks: "CNI plugins: `Protocol not supported` on the first link, and every Pod",
         blocks: Blocks::Pods,
         hint: "start the sandbox with a network stack of its own (`runsc --network=sandbox`); else Pods share the node's network: no two have the same port, and network policies do not hold",
         remedies: &[built(
