@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos conformance check bench bench-network clean
+.PHONY: help up down shell build test chaos conformance oci-conformance check bench bench-network bench-oci clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -30,6 +30,9 @@ chaos: build ## fifty rounds of up and down and of kill -9 (CHAOS_ROUNDS)
 conformance: build ## the network specs of Kubernetes's own conformance suite (BUILDS, FOCUS)
 	@scripts/conformance $(BUILDS)
 
+oci-conformance: build ## the validation programs of the OCI's runtime-tools, on Linux and in gVisor (PLACES, FOCUS)
+	@scripts/oci-conformance $(PLACES)
+
 check: ## format, lints, docs, licences
 	@scripts/check
 
@@ -38,6 +41,9 @@ bench: build ## compare with peers, in the same run
 
 bench-network: build ## what Services cost beside direct connections, in the same run
 	@scripts/bench-network
+
+bench-oci: build ## what a container costs beside other OCI runtimes, in the same run
+	@scripts/bench-oci
 
 clean: ## remove what was built here (the component cache stays)
 	rm -rf out target

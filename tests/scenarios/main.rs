@@ -23,6 +23,7 @@ mod pods;
 mod policies;
 mod security;
 mod services;
+mod shim;
 mod starts;
 mod support;
 mod volumes;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         crashes::STORIES,
         matrix::STORIES,
         gaps::STORIES,
+        shim::STORIES,
         ingress::STORIES,
         certificates::STORIES,
         chaos::STORIES,

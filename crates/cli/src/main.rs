@@ -1,6 +1,7 @@
 //! The `terrarium` command: real, unpatched Kubernetes inside a gVisor sandbox.
 //!
-//! One program with several parts: called as `terrarium-cni` it is the CNI plugin, otherwise the command line.
+//! One program with several parts: called as `terrarium-cni` it is the CNI plugin, called as `terrarium-oci` or as
+//! `terrarium oci` the OCI runtime, with runc's command line, otherwise the command line.
 //! What is data goes to stdout, what is talk to stderr. The exit status is that of the error's [`ErrorId`], which is
 //! printed with it.
 
@@ -13,10 +14,20 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use terrarium_cluster::ErrorId;
 
+/// The word by which the OCI runtime is called. Its command line is not this program's.
+const OCI: &str = "oci";
+
 fn main() -> ExitCode {
     let called_as = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&called_as).file_name().is_some_and(|name| name == terrarium_cni::PLUGIN) {
+    let name = Path::new(&called_as).file_name().unwrap_or_default();
+    if name == terrarium_cni::PLUGIN {
         return terrarium_cni::main();
+    }
+    if name == terrarium_oci::command::NAME {
+        return terrarium_oci::command::main(std::env::args_os());
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == OCI) {
+        return terrarium_oci::command::main(std::env::args_os().skip(1));
     }
     let result = if commands::Internal::is_called(std::env::args_os()) {
         commands::Internal::parse().run()

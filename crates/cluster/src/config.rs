@@ -10,7 +10,7 @@ use crate::component::Spec;
 use crate::dns::{self, Resolvers};
 use crate::layout::write;
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, ingress, kubeconfig, network, renewal};
+use crate::{Error, Layout, OciRuntime, ingress, kubeconfig, network, renewal};
 
 /// A tmpfs of the cluster's own.
 pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
@@ -59,14 +59,14 @@ fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
 }
 
 /// Writes every key, kubeconfig and configuration file of the cluster.
-pub(crate) fn write_all(spec: &Spec<'_>, resolvers: &Resolvers) -> Result<(), Error> {
+pub(crate) fn write_all(spec: &Spec<'_>, resolvers: &Resolvers, runtime: OciRuntime) -> Result<(), Error> {
     let layout = spec.layout;
     let (address, api_service) = (spec.address.into(), spec.network.api_service());
     pki::issue(layout, &pki::Names { node: spec.node.clone(), address, api_service }, renewal::lifetime())?;
     write_kubeconfigs(layout)?;
     let to_json = |value: &Value| serde_json::to_vec_pretty(value).expect("a value becomes JSON");
     write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
-    write(&layout.config("containerd.toml"), containerd(spec)?.as_bytes())?;
+    write(&layout.config("containerd.toml"), containerd(spec, runtime)?.as_bytes())?;
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
     write(&layout.config("netd.json"), &to_json(&network::netd(spec)))?;
     dns::write_config(spec, resolvers)?;
@@ -123,16 +123,12 @@ fn kubelet(spec: &Spec<'_>) -> Value {
 }
 
 /// containerd's configuration, version 3.
-fn containerd(spec: &Spec<'_>) -> Result<String, Error> {
+fn containerd(spec: &Spec<'_>, oci_runtime: OciRuntime) -> Result<String, Error> {
     let layout = spec.layout;
     let mut runtime = json!({
         "containerd": {
-            "default_runtime_name": "runc",
-            "runtimes": {"runc": {
-                "runtime_type": "io.containerd.runc.v2",
-                // gVisor has room for 200 session keyrings and frees none: with one for each container, none starts after that.
-                "options": {"BinaryName": layout.component("runc")?, "NoNewKeyring": true, "SystemdCgroup": false},
-            }},
+            "default_runtime_name": oci_runtime.name(),
+            "runtimes": {oci_runtime.name(): oci_runtime.config(layout)?},
         },
         "cni": {"bin_dirs": [layout.cni("bin")], "conf_dir": layout.config("cni/net.d"), "use_internal_loopback": true},
         // All that containerd makes lies below its root and its state directory, and goes with them.
@@ -177,6 +173,7 @@ mod tests {
         let (root, layout) = Layout::temporary();
         for (directory, file) in [
             ("components", "containerd"),
+            ("components", "containerd-shim-terrarium-v2"),
             ("components", "coredns"),
             ("components", "ctr"),
             ("components", "host-local"),
@@ -218,7 +215,7 @@ mod tests {
     #[test]
     fn the_files_that_the_components_read() {
         let (root, layout) = layout();
-        write_all(&spec(&layout), &resolvers()).unwrap();
+        write_all(&spec(&layout), &resolvers(), OciRuntime::Runc).unwrap();
         for file in [
             "kubelet.json",
             "containerd.toml",
@@ -265,10 +262,22 @@ mod tests {
     }
 
     #[test]
+    fn each_runtime_is_containerds_default() {
+        let (_root, layout) = layout();
+        let written = |runtime: OciRuntime| containerd(&spec(&layout), runtime).unwrap();
+        let own = written(OciRuntime::Terrarium);
+        let shim = layout.component("containerd-shim-terrarium-v2").unwrap();
+        assert!(own.contains("default_runtime_name = \"terrarium\""), "{own}");
+        assert!(own.contains("runtime_type = \"io.containerd.terrarium.v2\""), "{own}");
+        assert!(own.contains(&format!("runtime_path = \"{}\"", shim.display())), "{own}");
+        assert!(written(OciRuntime::Runc).contains("default_runtime_name = \"runc\""));
+    }
+
+    #[test]
     fn a_component_that_is_missing_is_named() {
         let (_root, layout) = layout();
         fs::remove_file(layout.component("runc").unwrap()).unwrap();
-        let error = write_all(&spec(&layout), &resolvers()).unwrap_err().to_string();
+        let error = write_all(&spec(&layout), &resolvers(), OciRuntime::Runc).unwrap_err().to_string();
         assert!(error.contains("components/runc"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use terrarium_remedies::{Choices, Decision};
 
 use crate::component::{self, Name};
 use crate::layout::write;
-use crate::{Addon, Error, Layout};
+use crate::{Addon, Error, Layout, OciRuntime};
 
 /// What the user decided for a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Options {
     pub control_plane_only: bool,
     /// What the cluster has beside what every one has.
     pub addons: BTreeSet<Addon>,
+    /// What starts containers; the one that was, or runc, where nothing is said.
+    pub oci_runtime: Option<OciRuntime>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +31,8 @@ struct Kept {
     /// Missing where an earlier version kept them.
     #[serde(default)]
     addons: Vec<String>,
+    #[serde(default)]
+    oci_runtime: Option<String>,
 }
 
 impl Options {
@@ -39,13 +43,15 @@ impl Options {
             arguments.push("--control-plane-only".to_owned());
         }
         arguments.extend(self.addons.iter().map(|addon| format!("--enable={addon}")));
+        arguments.extend(self.oci_runtime.map(|runtime| format!("--oci-runtime={runtime}")));
         arguments
     }
 
     pub(crate) fn keep(&self, layout: &Layout) -> Result<(), Error> {
         let remedies = self.remedies.decisions().map(|decision| decision.to_string()).collect();
         let addons = self.addons.iter().map(ToString::to_string).collect();
-        let kept = Kept { remedies, control_plane_only: self.control_plane_only, addons };
+        let oci_runtime = self.oci_runtime.map(|runtime| runtime.to_string());
+        let kept = Kept { remedies, control_plane_only: self.control_plane_only, addons, oci_runtime };
         write(&layout.options(), &serde_json::to_vec(&kept).expect("strings and booleans become JSON"))
     }
 
@@ -62,7 +68,8 @@ impl Options {
         let remedies = decisions.map_err(invalid)?.into_iter().collect();
         let addons: Result<_, String> = kept.addons.iter().map(|addon| addon.parse()).collect();
         let addons = addons.map_err(invalid)?;
-        Ok(Some(Self { remedies, control_plane_only: kept.control_plane_only, addons }))
+        let oci_runtime = kept.oci_runtime.map(|name| name.parse()).transpose().map_err(invalid)?;
+        Ok(Some(Self { remedies, control_plane_only: kept.control_plane_only, addons, oci_runtime }))
     }
 
     /// Refuses what a cluster that runs cannot change.
@@ -77,6 +84,9 @@ impl Options {
         }
         if !self.addons.is_empty() && self.addons != kept.addons {
             return Err(Error::RestartNeeded { what: "which add-ons there are" });
+        }
+        if self.oci_runtime.is_some_and(|runtime| runtime != kept.oci_runtime.unwrap_or_default()) {
+            return Err(Error::RestartNeeded { what: "which OCI runtime there is" });
         }
         Ok(())
     }
@@ -98,16 +108,26 @@ mod tests {
         assert_eq!(Options::kept(&layout).unwrap(), None);
         let remedies = ["kmsg=none", "privileges=namespace"].map(|decision| decision.parse::<Decision>().unwrap());
         let addons = BTreeSet::from([Addon::Ingress]);
-        let options = Options { remedies: remedies.into_iter().collect(), control_plane_only: true, addons };
+        let oci_runtime = Some(OciRuntime::Terrarium);
+        let options =
+            Options { remedies: remedies.into_iter().collect(), control_plane_only: true, addons, oci_runtime };
         options.keep(&layout).unwrap();
         assert_eq!(Options::kept(&layout).unwrap().as_ref(), Some(&options));
         options.refuse_changes(&layout).unwrap();
         Options { remedies: Choices::default(), ..options.clone() }.refuse_changes(&layout).unwrap();
         Options { addons: BTreeSet::new(), ..options.clone() }.refuse_changes(&layout).unwrap();
         assert!(Options { control_plane_only: false, ..options.clone() }.refuse_changes(&layout).is_err());
+        Options { oci_runtime: None, ..options.clone() }.refuse_changes(&layout).unwrap();
+        assert!(Options { oci_runtime: Some(OciRuntime::Runc), ..options.clone() }.refuse_changes(&layout).is_err());
         assert_eq!(
             options.arguments(),
-            ["--remedy=privileges=namespace", "--remedy=kmsg=none", "--control-plane-only", "--enable=ingress"]
+            [
+                "--remedy=privileges=namespace",
+                "--remedy=kmsg=none",
+                "--control-plane-only",
+                "--enable=ingress",
+                "--oci-runtime=terrarium"
+            ]
         );
         assert_eq!(options.services(), [component::SERVER, "ingress"]);
         fs::write(layout.options(), "{\"remedies\":[\"kmsg=bogus\"],\"control_plane_only\":false}").unwrap();

@@ -20,7 +20,7 @@ const NEEDED_MIB: u64 = 64;
 const SERVER_PROGRAM: &str = "kubernetes";
 
 /// Those of a node beside it.
-const NODE_PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "runc", "host-local", "coredns"];
+const NODE_PROGRAMS: &[&str] = &["containerd", "ctr", "host-local", "coredns"];
 
 /// Looks at everything. Call it when nothing of the cluster runs.
 ///
@@ -28,9 +28,13 @@ const NODE_PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr",
 /// The first thing with which the cluster could not start.
 pub(crate) fn check(layout: &Layout, options: &Options) -> Result<(), Error> {
     check_space(layout.data(), NEEDED_MIB)?;
-    let of_node = if options.control_plane_only { &[] } else { NODE_PROGRAMS };
+    let (of_node, of_runtime): (&[&str], &[&str]) = if options.control_plane_only {
+        (&[], &[])
+    } else {
+        (NODE_PROGRAMS, options.oci_runtime.unwrap_or_default().programs())
+    };
     let of_addons = options.addons.iter().map(|addon| addon.program());
-    for name in std::iter::once(SERVER_PROGRAM).chain(of_node.iter().copied()).chain(of_addons) {
+    for name in std::iter::once(SERVER_PROGRAM).chain(of_node.iter().chain(of_runtime).copied()).chain(of_addons) {
         let path = layout.component(name)?;
         fault_of_program(&path)
             .map_err(Error::io("read", &path))?

@@ -244,7 +244,7 @@ fn components(layout: &Layout, ground: &mut Ground) -> Result<Vec<Component>, Er
     }
     if plan.is_some() {
         let resolvers = Resolvers::of_sandbox(&spec);
-        config::write_all(&spec, &resolvers)?;
+        config::write_all(&spec, &resolvers, options.oci_runtime.unwrap_or_default())?;
         dns::have_resolvers_asked_by_tcp(&spec)?;
     }
     component::components(&spec, options)

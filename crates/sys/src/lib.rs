@@ -4,3 +4,5 @@
 #![deny(missing_docs)]
 
 pub mod ip_tables;
+pub mod process;
+pub mod seccomp;

@@ -27,8 +27,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use terrarium_cluster::{
-    Addon, CLASSES, Layout, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved, revive,
-    running_data_dir,
+    Addon, CLASSES, Layout, OciRuntime, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved,
+    revive, running_data_dir,
 };
 use terrarium_remedies::Decision;
 
@@ -116,6 +116,28 @@ struct Decisions {
     /// Give the cluster what not every one needs. May be given more than once, or as a list with commas
     #[arg(long, value_name = "ADDON", value_enum, value_delimiter = ',', conflicts_with = "control_plane_only")]
     enable: Vec<Enable>,
+
+    /// Start containers with this OCI runtime [default: that of the running cluster, else runc]
+    #[arg(long, value_name = "RUNTIME", value_enum)]
+    oci_runtime: Option<Runtime>,
+}
+
+/// What starts containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Runtime {
+    /// runc 1.1
+    Runc,
+    /// Terrarium's own, which also runs programs in containers of gVisor 2024-07
+    Terrarium,
+}
+
+impl From<Runtime> for OciRuntime {
+    fn from(runtime: Runtime) -> Self {
+        match runtime {
+            Runtime::Runc => Self::Runc,
+            Runtime::Terrarium => Self::Terrarium,
+        }
+    }
 }
 
 /// What can be enabled.
@@ -136,7 +158,8 @@ impl From<Enable> for Addon {
 impl Decisions {
     fn options(&self) -> Options {
         let addons = self.enable.iter().copied().map(Addon::from).collect();
-        Options { control_plane_only: self.control_plane_only, addons, ..self.remedies.options() }
+        let oci_runtime = self.oci_runtime.map(OciRuntime::from);
+        Options { control_plane_only: self.control_plane_only, addons, oci_runtime, ..self.remedies.options() }
     }
 }
 

@@ -1,0 +1,356 @@
+//! Creation, from outside: the runtime's side of what [`crate::channel`] says.
+//!
+//! ```text
+//! runtime ──fork──▶ stage: joins and makes namespaces ──fork──▶ init: becomes the program
+//! ```
+//!
+//! The stage ends at once and init is the runtime's child then, as the runtime is a subreaper (prctl(2)). Where gVisor lets
+//! nobody into a pid namespace, the stage may stay as its [`crate::keeper`].
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::unistd::{Gid, Pid, Uid};
+use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespaceType, Process, State};
+
+use crate::capabilities::Capabilities;
+use crate::cgroups::Cgroups;
+use crate::channel::{Channel, Message};
+use crate::error::Doing as _;
+use crate::fork::{fork, reap};
+use crate::init::{Init, Rights};
+use crate::keeper::{Keeper, let_go_of_standard_streams};
+use crate::namespaces::Theirs;
+use crate::process::ProcessRef;
+use crate::seccomp::Filter;
+use crate::spec::Config;
+use crate::state::{Lock, Saved, StateDir};
+use crate::{ContainerId, Error, Kernel, Result, Status, console, hooks, rlimits};
+
+/// How a container is created.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Who is sent the terminal of a process that has one.
+    pub console_socket: Option<PathBuf>,
+    /// Where the process's ID is written.
+    pub pid_file: Option<PathBuf>,
+    /// How many open files after the standard streams the process gets.
+    pub preserve_fds: u32,
+    /// Change the root by chroot(2), for root file systems that cannot be pivoted away from.
+    pub no_pivot: bool,
+}
+
+/// A container in the making. What was made is undone if it goes out of scope unfinished.
+pub(crate) struct Creation<'a> {
+    id: &'a ContainerId,
+    config: &'a Config,
+    options: &'a CreateOptions,
+    directory: &'a StateDir,
+    lock: &'a Lock,
+    cgroups: Cgroups,
+    warnings: Vec<String>,
+    stage: Option<Pid>,
+    init: Option<ProcessRef>,
+    keeper: Option<ProcessRef>,
+    finished: bool,
+}
+
+/// What the processes inside take with them.
+struct Luggage {
+    filter: Option<Filter>,
+    capabilities: Capabilities,
+    console: Option<OwnedFd>,
+    fifo: File,
+    keeper: Option<Keeper>,
+}
+
+impl<'a> Creation<'a> {
+    pub fn new(
+        id: &'a ContainerId,
+        config: &'a Config,
+        options: &'a CreateOptions,
+        directory: &'a StateDir,
+        lock: &'a Lock,
+    ) -> Result<Self> {
+        let asked = config.linux().and_then(|linux| linux.cgroups_path().clone());
+        let cgroup = match asked.filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => path.to_str().ok_or_else(|| Error::spec("linux.cgroupsPath", "is not text"))?.to_owned(),
+            None => format!("/{id}"),
+        };
+        Ok(Self {
+            id,
+            config,
+            options,
+            directory,
+            lock,
+            cgroups: Cgroups::at(&cgroup)?,
+            warnings: config.warnings.clone(),
+            stage: None,
+            init: None,
+            keeper: None,
+            finished: false,
+        })
+    }
+
+    /// Creates it.
+    pub fn run(mut self) -> Result<(Saved, Vec<String>)> {
+        let process = self.config.process()?;
+        let luggage = self.pack(process)?;
+        self.directory.save_cgroups(&self.cgroups)?;
+        self.cgroups.create()?;
+        let resources = self.config.linux().and_then(|linux| linux.resources().as_ref());
+        let devices = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        self.warnings.extend(self.cgroups.allow_devices(devices)?);
+        nix::sys::prctl::set_child_subreaper(true).doing("become a subreaper")?;
+        let (ours, theirs) = Channel::pair_for_fork()?;
+        let state = self.state(Status::Creating, None)?;
+        let (config, options) = (self.config, self.options);
+        self.stage = Some(fork(&theirs, || {
+            self.lock.let_go();
+            drop(ours.take());
+            stage(config, options, process, state, luggage, &theirs)
+        })?);
+        drop(theirs);
+        let ours = ours.take().ok_or_else(|| Error::other("create a container", "the channel is gone"))?;
+        let saved = self.listen(&ours, process)?;
+        self.write_pid_file(&saved)?;
+        self.finished = true;
+        Ok((saved, std::mem::take(&mut self.warnings)))
+    }
+
+    /// What can fail before anything runs, and what must be opened outside.
+    fn pack(&mut self, process: &Process) -> Result<Luggage> {
+        let seccomp = self.config.linux().and_then(|linux| linux.seccomp().as_ref());
+        let filter = seccomp.map(|seccomp| Filter::compile(seccomp, &Kernel::look())).transpose()?;
+        let capabilities = Capabilities::new(process.capabilities().as_ref());
+        self.warnings.extend(filter.iter().flat_map(|filter| &filter.warnings).chain(&capabilities.warnings).cloned());
+        // Linux shows it in that file, and lets whoever may into any.
+        let may_need_keeper = self.config.namespaces.is_new(LinuxNamespaceType::Pid)
+            && !Path::new("/proc/self/ns/pid_for_children").exists();
+        Ok(Luggage {
+            filter,
+            capabilities,
+            console: console::connect(process, self.options.console_socket.as_deref(), "process")?,
+            fifo: self.directory.make_fifo()?,
+            keeper: may_need_keeper.then(|| Keeper::bind(&self.directory.keeper_socket())).transpose()?,
+        })
+    }
+
+    /// Answers the processes inside, until the one that becomes the program waits for its start.
+    fn listen(&mut self, channel: &Channel, process: &Process) -> Result<Saved> {
+        let mut saved = None;
+        while let Some(message) = channel.receive()? {
+            match message {
+                Message::MapIds => map_ids(self.stage, self.config)?,
+                Message::Forked { pid, keeper } => {
+                    self.forked(Pid::from_raw(pid), keeper, process)?;
+                }
+                Message::Mounted => self.mounted()?,
+                Message::Ready => saved = Some(self.ready(process)?),
+                Message::Failed(text) => return Err(Error::Inside(text)),
+                Message::Go | Message::Ended(_) => {
+                    return Err(Error::other("create a container", "an unexpected message"));
+                }
+            }
+            channel.send(&Message::Go)?;
+        }
+        saved.ok_or_else(|| Error::other("create a container", "its first process ended"))
+    }
+
+    fn forked(&mut self, pid: Pid, keeper: bool, process: &Process) -> Result<()> {
+        let stage = self.stage.take();
+        match stage {
+            Some(stage) if keeper => self.keeper = ProcessRef::of(stage),
+            Some(stage) => reap(stage),
+            None => {}
+        }
+        self.init = ProcessRef::of(pid);
+        self.cgroups.add(pid)?;
+        // Who looks for the container's cgroup by its process finds that of the keeper.
+        self.keeper.map_or(Ok(()), |keeper| self.cgroups.add(keeper.pid()))?;
+        set_oom_score(pid, process.oom_score_adj())
+    }
+
+    /// The mounts are made, the root is still the old one.
+    fn mounted(&mut self) -> Result<()> {
+        if let Some(resources) = self.config.linux().and_then(|linux| linux.resources().as_ref()) {
+            self.warnings.extend(self.cgroups.set(resources)?);
+        }
+        let state = self.state(Status::Creating, self.init)?;
+        #[allow(deprecated, reason = "prestart hooks are deprecated and still to be run")]
+        hooks::run("prestart", self.config.hooks(Hooks::prestart), &state)?;
+        hooks::run("createRuntime", self.config.hooks(Hooks::create_runtime), &state)
+    }
+
+    /// Saved before the process goes on, so that whatever happens to the runtime now, the container can be deleted.
+    fn ready(&self, process: &Process) -> Result<Saved> {
+        let init = self.init.ok_or_else(|| Error::other("create a container", "its first process ended"))?;
+        rlimits::set(init.pid(), process.rlimits().as_deref().unwrap_or_default())?;
+        let saved = Saved {
+            bundle: self.config.bundle.clone(),
+            rootfs: self.config.rootfs.clone(),
+            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+            init,
+            keeper: self.keeper,
+            cgroups: self.cgroups.clone(),
+        };
+        self.directory.save(&saved, &self.config.spec)?;
+        Ok(saved)
+    }
+
+    fn write_pid_file(&self, saved: &Saved) -> Result<()> {
+        self.options.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, saved.waited_for()))
+    }
+
+    fn state(&self, status: Status, init: Option<ProcessRef>) -> Result<State> {
+        state(self.id, self.config, status, init.map(ProcessRef::pid))
+    }
+}
+
+impl Saved {
+    /// The process whose end tells that of the container to whoever waits for its child: the keeper ends as init did.
+    pub fn waited_for(&self) -> Pid {
+        self.keeper.unwrap_or(self.init).pid()
+    }
+}
+
+impl Drop for Creation<'_> {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        for pid in self.init.map(ProcessRef::pid).into_iter().chain(self.stage).chain(self.keeper.map(ProcessRef::pid))
+        {
+            let _ = terrarium_sys::process::kill(pid.as_raw(), nix::sys::signal::Signal::SIGKILL as i32);
+            reap(pid);
+        }
+        if let Some(init) = self.init {
+            init.ends_within(Duration::from_secs(10));
+        }
+        // What failed is told; that its traces cannot be removed would hide it.
+        let _ = self.cgroups.delete();
+        let _ = self.directory.remove();
+    }
+}
+
+/// The state of a container as the specification has it.
+pub(crate) fn state(id: &ContainerId, config: &Config, status: Status, pid: Option<Pid>) -> Result<State> {
+    let mut state = State::default();
+    state
+        .set_version(crate::spec::VERSION.to_owned())
+        .set_id(id.to_string())
+        .set_status(status.in_specification())
+        .set_pid(pid.map(Pid::as_raw))
+        .set_bundle(config.bundle.clone())
+        .set_annotations(config.spec.annotations().clone());
+    Ok(state)
+}
+
+/// Written under another name first, so that a reader never sees half of it.
+pub(crate) fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}"));
+    fs::write(&new, pid.to_string())
+        .and_then(|()| fs::rename(&new, path))
+        .doing_with(|| format!("write {}", path.display()))
+}
+
+pub(crate) fn set_oom_score(pid: Pid, score: Option<i32>) -> Result<()> {
+    let Some(score) = score else { return Ok(()) };
+    let path = format!("/proc/{pid}/oom_score_adj");
+    fs::write(&path, score.to_string()).doing_with(|| format!("write {score} to {path}"))
+}
+
+/// The stage: in its namespaces it forks the container's first process.
+fn stage(
+    config: &Config,
+    options: &CreateOptions,
+    process: &Process,
+    state: State,
+    luggage: Luggage,
+    channel: &Channel,
+) -> Result<Infallible> {
+    close_files(options.preserve_fds)?;
+    config.namespaces.join()?;
+    if config.namespaces.is_new(LinuxNamespaceType::User) {
+        config.namespaces.make_one(LinuxNamespaceType::User)?;
+        channel.ask(&Message::MapIds)?;
+        become_root()?;
+    }
+    config.namespaces.make()?;
+    set_time_offsets(config)?;
+    let Luggage { filter, capabilities, console, fifo, keeper } = luggage;
+    // Nobody inside is to read this program's memory or files before it is the container's. Only as long as nobody is
+    // inside, in a pid namespace that has just been made, may the stage look at its child.
+    nix::sys::prctl::set_dumpable(keeper.is_some()).doing("hide from those inside")?;
+    let init = fork(channel, || {
+        channel.wait_for_go()?;
+        nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;
+        let process = Rights { process, filter, capabilities, channel };
+        Init { config, process, state, fifo, console, no_pivot: options.no_pivot }.run()
+    })?;
+    let stays = match keeper {
+        Some(keeper) if !Theirs::of(init, &config.namespaces)?.lets_into_pid_namespace() => {
+            let_go_of_standard_streams()?;
+            Some(keeper)
+        }
+        _ => None,
+    };
+    nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;
+    channel.send(&Message::Forked { pid: init.as_raw(), keeper: stays.is_some() })?;
+    match stays {
+        Some(keeper) => keeper.run(config, init),
+        None => std::process::exit(0),
+    }
+}
+
+/// Whatever this program was given beyond the standard streams and the files that are to be preserved is closed when the
+/// container's program is executed. What it opened itself is so anyhow.
+pub(crate) fn close_files(preserved: u32) -> Result<()> {
+    let first = i32::try_from(preserved).ok().and_then(|count| count.checked_add(3));
+    let first = first.ok_or_else(|| Error::spec("--preserve-fds", "is out of range"))?;
+    terrarium_sys::process::close_on_exec_from(first).doing("close inherited files")
+}
+
+/// In a new user namespace nobody is anybody until they say so.
+fn become_root() -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    nix::unistd::setresgid(gid, gid, gid).doing("become group 0 of the user namespace")?;
+    nix::unistd::setresuid(uid, uid, uid).doing("become user 0 of the user namespace")
+}
+
+/// Maps the IDs of the stage's user namespace, from outside.
+fn map_ids(stage: Option<Pid>, config: &Config) -> Result<()> {
+    let stage = stage.ok_or_else(|| Error::other("map IDs", "there is no process to map them for"))?;
+    let Some(linux) = config.linux() else { return Ok(()) };
+    // Who may not set groups outside may map one only after giving up to set them inside. gVisor has no such file.
+    if !Uid::effective().is_root() {
+        let _ = fs::write(format!("/proc/{stage}/setgroups"), "deny");
+    }
+    for (field, map, file) in
+        [("linux.uidMappings", linux.uid_mappings(), "uid_map"), ("linux.gidMappings", linux.gid_mappings(), "gid_map")]
+    {
+        let text = map_text(map.as_deref().unwrap_or_default());
+        fs::write(format!("/proc/{stage}/{file}"), &text)
+            .map_err(|error| Error::spec(field, format!("{:?} cannot be mapped: {error}", text.trim_end())))?;
+    }
+    Ok(())
+}
+
+fn map_text(map: &[LinuxIdMapping]) -> String {
+    map.iter().map(|line| format!("{} {} {}\n", line.container_id(), line.host_id(), line.size())).collect()
+}
+
+/// Offsets hold for processes that are forked afterwards (time_namespaces(7)).
+fn set_time_offsets(config: &Config) -> Result<()> {
+    let offsets = config.linux().and_then(|linux| linux.time_offsets().as_ref());
+    for (clock, offset) in offsets.into_iter().flatten() {
+        let text = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        fs::write("/proc/self/timens_offsets", &text)
+            .map_err(|error| Error::spec("linux.timeOffsets", format!("{text:?} cannot be set: {error}")))?;
+    }
+    Ok(())
+}

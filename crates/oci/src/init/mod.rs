@@ -1,0 +1,205 @@
+//! What happens inside: from the process that was forked into the container's namespaces to its program.
+//!
+//! The order is runc's: mounts, hooks, root, terminal, then what is hidden, and last of all what takes rights away.
+
+mod cgroup_mount;
+mod devices;
+mod hiding;
+mod mounts;
+mod program;
+mod rootfs;
+mod user;
+mod within;
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{ContainerState, Hooks, LinuxNamespaceType, Process, State};
+
+use crate::capabilities::Capabilities;
+use crate::channel::{Channel, Message};
+use crate::error::Doing as _;
+use crate::seccomp::Filter;
+use crate::spec::Config;
+use crate::{Error, Result, console, hooks};
+
+use program::Program;
+
+/// The container's first process, once it is in its namespaces.
+pub(crate) struct Init<'a> {
+    pub config: &'a Config,
+    pub process: Rights<'a>,
+    pub state: State,
+    /// What it waits at for the start.
+    pub fifo: File,
+    pub console: Option<OwnedFd>,
+    pub no_pivot: bool,
+}
+
+/// A process that is about to lose its rights, and what it keeps of them.
+pub(crate) struct Rights<'a> {
+    pub process: &'a Process,
+    pub filter: Option<Filter>,
+    pub capabilities: Capabilities,
+    pub channel: &'a Channel,
+}
+
+impl Init<'_> {
+    /// Becomes the container's program, when it is started.
+    pub fn run(mut self) -> Result<Infallible> {
+        nix::unistd::setsid().doing("lead a session")?;
+        self.config.namespaces.make_one(LinuxNamespaceType::Cgroup)?;
+        nix::sys::stat::umask(Mode::empty());
+        self.make_root()?;
+        if let Some(socket) = self.console.take() {
+            console::take(&socket, self.process.process, true)?;
+        }
+        self.finish_root()?;
+        self.set_names()?;
+        let mut fifo = self.fifo;
+        let channel = self.process.channel;
+        let program = self.process.take_away()?;
+        // By this the runtime knows that everything went well.
+        channel.close()?;
+        fifo.read_exact(&mut [0]).doing("wait for the start")?;
+        drop(fifo);
+        let state = current(&mut self.state, ContainerState::Created);
+        hooks::run("startContainer", self.config.hooks(Hooks::start_container), state)?;
+        program.execute()
+    }
+
+    /// Mounts everything, and makes the root file system the root.
+    fn make_root(&mut self) -> Result<()> {
+        let config = self.config;
+        rootfs::prepare(config)?;
+        let root = within::Root::open(&config.rootfs)?;
+        mounts::make(&root, config)?;
+        let fills_dev = mounts::fills_dev(config);
+        if fills_dev {
+            let asked = config.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+            devices::make(&root, asked)?;
+        }
+        self.process.channel.ask(&Message::Mounted)?;
+        rustix::process::chdir(&config.rootfs).doing("enter the root file system")?;
+        let state = current(&mut self.state, ContainerState::Creating);
+        hooks::run("createContainer", config.hooks(Hooks::create_container), state)?;
+        rootfs::enter(&config.rootfs, self.no_pivot)?;
+        if fills_dev {
+            open_null_again()?;
+        }
+        let cwd = self.process.process.cwd();
+        fs::create_dir_all(cwd).doing_with(|| format!("make the working directory {}", cwd.display()))
+    }
+
+    /// Makes read-only what was written to until now, hides what is to be hidden, and sets the namespaces' sysctls.
+    fn finish_root(&self) -> Result<()> {
+        mounts::finish(self.config)?;
+        if self.config.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+            rootfs::make_read_only()?;
+        }
+        let Some(linux) = self.config.linux() else { return Ok(()) };
+        for (name, value) in linux.sysctl().iter().flatten() {
+            set_sysctl(name, value)?;
+        }
+        linux.readonly_paths().iter().flatten().try_for_each(|path| hiding::make_read_only(path))?;
+        linux.masked_paths().iter().flatten().try_for_each(|path| hiding::mask(path))
+    }
+
+    fn set_names(&self) -> Result<()> {
+        if let Some(name) = self.config.spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+            nix::unistd::sethostname(name).doing("set the hostname")?;
+        }
+        if let Some(name) = self.config.spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+            rustix::system::setdomainname(name.as_bytes()).doing("set the domainname")?;
+        }
+        Ok(())
+    }
+}
+
+impl Rights<'_> {
+    /// Takes away what the process is not to have, and finds its program.
+    fn take_away(self) -> Result<Program> {
+        let process = self.process;
+        let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+        nix::sys::stat::umask(Mode::from_bits_truncate(process.user().umask().unwrap_or(0o022)));
+        if no_new_privileges {
+            nix::sys::prctl::set_no_new_privs().doing("forbid new privileges")?;
+        }
+        self.channel.ask(&Message::Ready)?;
+        // It takes a right that goes next; where none is needed it comes last, so that it forbids nothing of this.
+        let (early, late) = if no_new_privileges { (None, self.filter) } else { (self.filter, None) };
+        early.map_or(Ok(()), |filter| filter.apply())?;
+        // The working directory may be one that only the user may enter, or one that only the runtime may.
+        let entered = rustix::process::chdir(process.cwd());
+        if !matches!(entered, Ok(()) | Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)) {
+            entered.doing_with(|| format!("enter {}", process.cwd().display()))?;
+        }
+        self.capabilities.apply(|| {
+            user::take_on(process)?;
+            match entered {
+                Ok(()) => Ok(()),
+                Err(_) => {
+                    rustix::process::chdir(process.cwd()).doing_with(|| format!("enter {}", process.cwd().display()))
+                }
+            }
+        })?;
+        check_working_directory()?;
+        let program = Program::find(process)?;
+        late.map_or(Ok(()), |filter| filter.apply())?;
+        Ok(program)
+    }
+
+    /// The same, and becomes the program at once. The channel is closed by that, so even its failure is told.
+    pub fn become_program(self) -> Result<Infallible> {
+        self.take_away()?.execute()
+    }
+}
+
+/// What the hooks inside are told: they see the process by its ID there.
+fn current(state: &mut State, status: ContainerState) -> &State {
+    state.set_status(status).set_pid(Some(nix::unistd::getpid().as_raw()));
+    state
+}
+
+/// A working directory that was handed over by a file descriptor may be outside of the root, and is then none that the
+/// kernel can name (CVE-2024-21626).
+fn check_working_directory() -> Result<()> {
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(path) if path.as_bytes().first() == Some(&b'/') => Ok(()),
+        Ok(_) | Err(rustix::io::Errno::NOENT) => {
+            Err(Error::other("look at the working directory", "it is outside of the container"))
+        }
+        Err(error) => Err(error).doing("look at the working directory"),
+    }
+}
+
+/// What was opened outside as `/dev/null` is opened again inside: the old one would lead to the file system outside.
+fn open_null_again() -> Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
+    let device = |stat: rustix::io::Result<rustix::fs::Stat>| stat.map(|stat| stat.st_rdev).ok();
+    let inside = device(rustix::fs::fstat(&null));
+    let again = || {
+        if device(rustix::fs::fstat(io::stdin())) == inside {
+            rustix::stdio::dup2_stdin(&null)?;
+        }
+        if device(rustix::fs::fstat(io::stdout())) == inside {
+            rustix::stdio::dup2_stdout(&null)?;
+        }
+        if device(rustix::fs::fstat(io::stderr())) == inside {
+            rustix::stdio::dup2_stderr(&null)?;
+        }
+        Ok::<_, rustix::io::Errno>(())
+    };
+    again().doing("open /dev/null again")
+}
+
+/// A sysctl's name has dots for slashes; one with slashes may have dots in its parts (sysctl(8)).
+fn set_sysctl(name: &str, value: &str) -> Result<()> {
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    fs::write(Path::new("/proc/sys").join(path), value)
+        .map_err(|error| Error::spec(format!("linux.sysctl[{name:?}]"), format!("cannot be set to {value:?}: {error}")))
+}

@@ -1,0 +1,174 @@
+//! The container's root: parted from the mounts outside before anything is mounted in it, and made the root at last.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::Doing as _;
+use crate::mount_options;
+use crate::spec::Config;
+use crate::{Error, Result};
+
+/// What mount(2) is given where it reads nothing.
+pub(super) const NONE: Option<&str> = None;
+
+/// Makes the root file system a mount of its own, from which nothing comes out and, unless the configuration has it
+/// otherwise, into which what is mounted outside later still comes.
+pub(super) fn prepare(config: &Config) -> Result<()> {
+    let asked = config.linux().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let propagation = asked.and_then(mount_options::propagation).unwrap_or(MsFlags::MS_SLAVE | MsFlags::MS_REC);
+    mount(NONE, "/", NONE, propagation, NONE).doing("part the mounts from those outside")?;
+    let rootfs = &config.rootfs;
+    make_parent_private(rootfs)?;
+    mount(Some(rootfs), rootfs, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
+        .doing_with(|| format!("bind {} to itself", rootfs.display()))
+}
+
+/// pivot_root(2) wants the mount above the new root private; and were it shared, the new root would be seen outside.
+fn make_parent_private(rootfs: &Path) -> Result<()> {
+    for path in rootfs.ancestors() {
+        match mount(NONE, path, NONE, MsFlags::MS_PRIVATE, NONE) {
+            // It is not where something is mounted.
+            Err(Errno::EINVAL) if path != Path::new("/") => {}
+            other => return other.doing_with(|| format!("make {} private", path.display())),
+        }
+    }
+    Ok(())
+}
+
+/// Makes the root file system the root, and lets go of all others.
+pub(super) fn enter(rootfs: &Path, no_pivot: bool) -> Result<()> {
+    if no_pivot { move_root(rootfs) } else { pivot(rootfs) }
+}
+
+/// Both arguments of pivot_root(2) may be the same directory: the old root is then mounted over the new one, and comes
+/// off without a directory having been made for it.
+fn pivot(rootfs: &Path) -> Result<()> {
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .doing_with(|| format!("open {}", path.display()))
+    };
+    let old = open(Path::new("/"))?;
+    let new = open(rootfs)?;
+    rustix::process::fchdir(&new).doing("enter the new root")?;
+    nix::unistd::pivot_root(".", ".").doing_with(|| format!("make {} the root", rootfs.display()))?;
+    rustix::process::fchdir(&old).doing("enter the old root")?;
+    mount(NONE, ".", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE).doing("part the old root")?;
+    umount2(".", MntFlags::MNT_DETACH).doing("unmount the old root")?;
+    rustix::process::chdir("/").doing("enter the new root")
+}
+
+/// For root file systems that cannot be pivoted away from, such as an initramfs. The old mounts stay below, so those of
+/// procfs and sysfs are taken off first: the kernel lets a process mount them anew only as it sees them already.
+fn move_root(rootfs: &Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
+    let outside = mounts.lines().filter_map(pseudo_file_system).filter(|path| !Path::new(path).starts_with(rootfs));
+    for path in outside {
+        match mount(NONE, path, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE) {
+            // What it was mounted in is gone already.
+            Err(Errno::ENOENT) => continue,
+            other => other.doing_with(|| format!("part {path}"))?,
+        }
+        match umount2(path, MntFlags::MNT_DETACH) {
+            Err(Errno::EINVAL | Errno::EPERM) => mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), NONE)
+                .doing_with(|| format!("cover {path}"))?,
+            other => other.doing_with(|| format!("unmount {path}"))?,
+        }
+    }
+    rustix::process::chdir(rootfs).doing_with(|| format!("enter {}", rootfs.display()))?;
+    mount(Some(rootfs), "/", NONE, MsFlags::MS_MOVE, NONE).doing_with(|| format!("move {} to /", rootfs.display()))?;
+    rustix::process::chroot(".").doing("change the root")?;
+    rustix::process::chdir("/").doing("enter the new root")
+}
+
+/// Where a whole procfs or sysfs is mounted, by its line in mountinfo (proc_pid_mountinfo(5)).
+fn pseudo_file_system(line: &str) -> Option<&str> {
+    let (mount, kind) = line.split_once(" - ")?;
+    let mut fields = mount.split(' ').skip(3);
+    let (root, path) = (fields.next()?, fields.next()?);
+    (root == "/" && matches!(kind.split(' ').next(), Some("proc" | "sysfs"))).then_some(path)
+}
+
+/// Makes the root read-only, from inside.
+pub(super) fn make_read_only() -> Result<()> {
+    remount("/", MsFlags::MS_RDONLY).doing("make the root read-only")
+}
+
+/// Sets flags of what is mounted there. In a user namespace, flags that came from outside must not go: they are kept where
+/// the kernel insists.
+pub(super) fn remount(path: &(impl nix::NixPath + ?Sized), flags: MsFlags) -> nix::Result<()> {
+    let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    match mount(NONE, path, NONE, flags, NONE) {
+        Err(Errno::EPERM) => mount(NONE, path, NONE, flags | locked_flags(path)?, NONE),
+        other => other,
+    }
+}
+
+/// The flags of a mount that a user namespace may not take away (mount_namespaces(7)).
+fn locked_flags(path: &(impl nix::NixPath + ?Sized)) -> nix::Result<MsFlags> {
+    use nix::sys::statvfs::FsFlags;
+    let now = nix::sys::statvfs::statvfs(path)?.flags();
+    let pairs = [
+        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    Ok(pairs.into_iter().filter(|(set, _)| now.contains(*set)).map(|(_, flag)| flag).collect())
+}
+
+/// Whether a path, already without symbolic links, is one that nothing may be mounted on: procfs is what privileges are
+/// read from and set by. A few files in it are for such as lxcfs to replace.
+pub(super) fn check_proc(inside: &Path, is_procfs: bool) -> Result<()> {
+    const REPLACEABLE: &[&str] = &[
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "net/dev",
+        "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
+    ];
+    match inside.strip_prefix("/proc") {
+        Err(_) => Ok(()),
+        Ok(rest) if rest.as_os_str().is_empty() && is_procfs => Ok(()),
+        Ok(rest) if REPLACEABLE.iter().any(|name| Path::new(name) == rest) => Ok(()),
+        Ok(_) => Err(Error::other(format!("mount on {}", inside.display()), "it is inside /proc, or would replace it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_pseudo_file_systems_are_told_by_their_lines() {
+        let line = |root: &str, kind: &str| format!("22 28 0:21 {root} /proc rw,nosuid shared:13 - {kind} proc rw");
+        assert_eq!(pseudo_file_system(&line("/", "proc")), Some("/proc"));
+        assert_eq!(pseudo_file_system(&line("/sys", "proc")), None);
+        assert_eq!(pseudo_file_system(&line("/", "tmpfs")), None);
+    }
+
+    #[test]
+    fn nothing_is_mounted_inside_proc() {
+        for (path, is_procfs, allowed) in [
+            ("/proc", true, true),
+            ("/proc", false, false),
+            ("/proc/self/attr", false, false),
+            ("/proc/sys", true, false),
+            ("/proc/meminfo", false, true),
+            ("/process", false, true),
+        ] {
+            assert_eq!(check_proc(Path::new(path), is_procfs).is_ok(), allowed, "{path}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Starting processes in a pid namespace that nobody can join.
+//!
+//! gVisor before 2026 refuses setns(2) to pid namespaces. Who made one stays outside of it and forks into it: so the
+//! process that made the container's namespaces stays as its *keeper*, which nobody in the container can see, and forks a
+//! process there when it is asked to. It is in all the container's other namespaces already.
+//!
+//! ```text
+//! runtime ──exec.json, fds──▶ keeper ──fork──▶ process
+//!    └─fork─▶ proxy ◀── Ended ──┘ waits for it
+//! ```
+//!
+//! gVisor of that age has no `CLONE_PARENT` either, so what the keeper forks are its own children, and whoever waits for the
+//! container's first process, or for one that was started in it, waits for another process in its place: the keeper ends as
+//! the first one did, and a *proxy* ends as the other one did. Both pass on signals that they get; if a proxy is killed, so
+//! is its process.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+use oci_spec::runtime::Process;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{WaitOptions, WaitStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::channel::{self, Channel, Ended, Message};
+use crate::error::Doing as _;
+use crate::exec;
+use crate::foreground::{pass_on, signals};
+use crate::fork::fork;
+use crate::spec::Config;
+
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+
+/// What the keeper is asked for. With it come standard streams, the channel, and the console socket if there is one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    process: Process,
+}
+
+/// A keeper to be.
+#[derive(Debug)]
+pub(crate) struct Keeper(OwnedFd);
+
+/// Who waits for a process that was started.
+struct Client {
+    connection: Channel,
+    pid: Pid,
+}
+
+impl Keeper {
+    /// Listens at a path outside of the container.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let bind = || {
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+            let (_directory, address) = address(path)?;
+            rustix::net::bind(&socket, &address)?;
+            rustix::net::listen(&socket, 16)?;
+            Ok::<_, rustix::io::Errno>(socket)
+        };
+        bind().map(Self).doing_with(|| format!("listen at {}", path.display()))
+    }
+
+    /// Looks after the pid namespace whose first process this is, and ends as it ends.
+    pub fn run(self, config: &Config, init: Pid) -> Result<Infallible> {
+        let signals = signals()?;
+        let mut clients = Vec::new();
+        loop {
+            let connections = clients.iter().map(|client: &Client| client.connection.as_fd());
+            let ready = wait_for_any([self.0.as_fd(), signals.as_fd()].into_iter().chain(connections))?;
+            // Who hangs up gives up its process.
+            let given_up: Vec<Pid> =
+                clients.iter().zip(&ready[2..]).filter(|(_, ready)| **ready).map(|(client, _)| client.pid).collect();
+            for pid in &given_up {
+                let _ = terrarium_sys::process::kill(pid.as_raw(), SIGKILL);
+            }
+            clients.retain(|client| !given_up.contains(&client.pid));
+            if ready[0] {
+                clients.extend(self.serve(config));
+            }
+            if ready[1] {
+                pass_on(&signals, init)?;
+                if let Some(ended) = reap(&mut clients, init, WaitOptions::NOHANG) {
+                    // All others are killed with the namespace.
+                    reap(&mut clients, init, WaitOptions::empty());
+                    end_like(ended);
+                }
+            }
+        }
+    }
+
+    /// Starts a process for whoever asks. That it could not be started is told through the channel, or by its end.
+    fn serve(&self, config: &Config) -> Option<Client> {
+        let connection = rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC).ok()?;
+        let (request, descriptors) = channel::receive::<Request>(connection.as_fd()).ok()??;
+        let mut descriptors = descriptors.into_iter();
+        let streams = [descriptors.next()?, descriptors.next()?, descriptors.next()?];
+        let channel = Channel::from(descriptors.next()?);
+        let console = descriptors.next();
+        let started = fork(&channel, || {
+            rustix::stdio::dup2_stdin(&streams[0]).doing("take over stdin")?;
+            rustix::stdio::dup2_stdout(&streams[1]).doing("take over stdout")?;
+            rustix::stdio::dup2_stderr(&streams[2]).doing("take over stderr")?;
+            drop(streams);
+            exec::inside(config, &request.process, console, &channel)
+        });
+        let told = match &started {
+            Ok(pid) => Message::Forked { pid: pid.as_raw(), keeper: false },
+            Err(error) => Message::Failed(error.chain()),
+        };
+        let _ = channel.send(&told);
+        Some(Client { connection: connection.into(), pid: started.ok()? })
+    }
+}
+
+/// Asks a keeper to start a process, with this process's standard streams. Returns the connection, by which it tells of
+/// the process's end, and which must stay open until then.
+pub(crate) fn ask(path: &Path, process: &Process, channel: &Channel, console: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let connect = || {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (_directory, address) = address(path)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok::<_, rustix::io::Errno>(socket)
+    };
+    let connection = connect().doing_with(|| format!("connect to the keeper at {}", path.display()))?;
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let mut descriptors = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), channel.as_fd()];
+    descriptors.extend(console.map(AsFd::as_fd));
+    channel::send(connection.as_fd(), &Request { process: process.clone() }, &descriptors)?;
+    Ok(connection)
+}
+
+/// Forks the proxy of a process that a keeper has started: whoever waits for it learns how that one ended.
+pub(crate) fn fork_proxy(connection: OwnedFd, process: Pid) -> Result<Pid> {
+    let connection = Channel::from(connection);
+    fork(&connection, || {
+        let_go_of_standard_streams()?;
+        let signals = signals()?;
+        loop {
+            let ready = wait_for_any([connection.as_fd(), signals.as_fd()].into_iter())?;
+            if ready[1] {
+                pass_on(&signals, process)?;
+            }
+            if ready[0] {
+                match connection.receive() {
+                    Ok(Some(Message::Ended(ended))) => end_like(ended),
+                    _ => end_like(Ended::Killed(SIGKILL)),
+                }
+            }
+        }
+    })
+}
+
+/// A path of any length: an address has 108 bytes. The directory must stay open as long as the address is used.
+fn address(path: &Path) -> rustix::io::Result<(OwnedFd, SocketAddrUnix)> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let directory = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let name = path.file_name().unwrap_or_default();
+    let address = SocketAddrUnix::new(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))?;
+    Ok((directory, address))
+}
+
+/// Whoever reads what the container writes waits for the end of the last one that could write.
+pub(crate) fn let_go_of_standard_streams() -> Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).doing("let go of stdin")?;
+    rustix::stdio::dup2_stdout(&null).doing("let go of stdout")?;
+    rustix::stdio::dup2_stderr(&null).doing("let go of stderr")
+}
+
+/// Waits until one of these can be read or is closed, and says of each whether it is so.
+fn wait_for_any<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Vec<bool>> {
+    let mut descriptors: Vec<_> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut descriptors, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => {
+                other.doing("wait for what comes")?;
+                return Ok(descriptors.iter().map(|fd| fd.any().unwrap_or(false)).collect());
+            }
+        }
+    }
+}
+
+/// Waits for children that have ended, or for all that there are, and tells their clients. Says how init has ended.
+fn reap(clients: &mut Vec<Client>, init: Pid, how: WaitOptions) -> Option<Ended> {
+    let mut of_init = None;
+    while let Ok(Some((pid, status))) = rustix::io::retry_on_intr(|| rustix::process::wait(how)) {
+        let pid = Pid::from_raw(pid.as_raw_nonzero().get());
+        let Some(ended) = ended(status) else { continue };
+        if pid == init {
+            of_init = Some(ended);
+        }
+        if let Some(index) = clients.iter().position(|client| client.pid == pid) {
+            let _ = clients.swap_remove(index).connection.send(&Message::Ended(ended));
+        }
+    }
+    of_init
+}
+
+fn ended(status: WaitStatus) -> Option<Ended> {
+    status.exit_status().map(Ended::Exited).or_else(|| status.terminating_signal().map(Ended::Killed))
+}
+
+/// Ends as another process has ended.
+fn end_like(ended: Ended) -> ! {
+    match ended {
+        Ended::Exited(status) => std::process::exit(status),
+        Ended::Killed(signal) => {
+            // It has left its core already, if any.
+            let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+            let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+            let _ = terrarium_sys::process::reset_signals();
+            let _ = terrarium_sys::process::kill(std::process::id().cast_signed(), signal);
+            std::process::exit(128 + signal)
+        }
+    }
+}

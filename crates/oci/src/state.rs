@@ -1,0 +1,243 @@
+//! What is kept of a container, in a directory of its own:
+//!
+//! ```text
+//! ROOT/ID/            locked by flock(2) while something is changed
+//!   cgroups.json      written before anything else is made
+//!   state.json        written when the container has been created
+//!   config.json       the configuration that it was created with
+//!   exec.fifo         until it is started
+//!   keeper.sock       where a keeper looks after its pid namespace
+//! ```
+
+use std::cell::RefCell;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::Mode;
+use oci_spec::runtime::Spec;
+use rustix::fs::{FlockOperation, OFlags};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroups::Cgroups;
+use crate::error::Doing as _;
+use crate::process::ProcessRef;
+use crate::{ContainerId, Error, Result, spec};
+
+const STATE: &str = "state.json";
+const CGROUPS: &str = "cgroups.json";
+
+/// What is remembered of a container that has been created.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// When it was created, as RFC 3339 has it.
+    pub created: String,
+    pub init: ProcessRef,
+    /// The process that looks after its pid namespace, where one is needed.
+    pub keeper: Option<ProcessRef>,
+    pub cgroups: Cgroups,
+}
+
+/// The directory of a container.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir(PathBuf);
+
+/// As long as this lives nobody else changes the container. The lock goes with the last copy of the file, so a process
+/// that is forked meanwhile must let go of its own.
+#[derive(Debug)]
+pub(crate) struct Lock(RefCell<Option<File>>);
+
+impl Lock {
+    /// Closes this process's copy, which gives the lock to whoever has another.
+    pub fn let_go(&self) {
+        self.0.take();
+    }
+}
+
+impl StateDir {
+    /// That of a container, whether it is there or not.
+    pub fn of(root: &Path, id: &ContainerId) -> Self {
+        Self(root.join(id))
+    }
+
+    /// Makes it, for this user only.
+    pub fn create(root: &Path, id: &ContainerId) -> Result<(Self, Lock)> {
+        let directory = |path: &Path| format!("make the directory {}", path.display());
+        DirBuilder::new().recursive(true).mode(0o711).create(root).doing_with(|| directory(root))?;
+        let this = Self::of(root, id);
+        match DirBuilder::new().mode(0o700).create(&this.0) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(id.clone())),
+            other => other.doing_with(|| directory(&this.0))?,
+        }
+        let lock = this.lock()?;
+        Ok((this, lock))
+    }
+
+    pub fn exists(&self) -> bool {
+        self.0.is_dir()
+    }
+
+    /// Waits until nobody else changes the container.
+    pub fn lock(&self) -> Result<Lock> {
+        let doing = || format!("lock {}", self.0.display());
+        let directory = File::open(&self.0).doing_with(doing)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive)).doing_with(doing)?;
+        Ok(Lock(RefCell::new(Some(directory))))
+    }
+
+    /// Whether somebody changes the container at this moment.
+    pub fn is_locked(&self) -> bool {
+        File::open(&self.0).is_ok_and(|directory| {
+            rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+        })
+    }
+
+    pub fn save(&self, saved: &Saved, spec: &Spec) -> Result<()> {
+        self.write(spec::CONFIG, spec)?;
+        self.write(STATE, saved)
+    }
+
+    /// Saved before they are made, so that they can be removed even if the creation is cut off.
+    pub fn save_cgroups(&self, cgroups: &Cgroups) -> Result<()> {
+        self.write(CGROUPS, cgroups)
+    }
+
+    /// Those of a container whose creation was cut off.
+    pub fn load_cgroups(&self) -> Result<Option<Cgroups>> {
+        self.load_file(CGROUPS)
+    }
+
+    /// What was saved; none if the container has not been created yet.
+    pub fn load(&self) -> Result<Option<Saved>> {
+        self.load_file(STATE)
+    }
+
+    fn load_file<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.0.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        spec::read(&path).map(Some)
+    }
+
+    /// The configuration that the container was created with.
+    pub fn spec(&self) -> Result<Spec> {
+        spec::read(&self.0.join(spec::CONFIG))
+    }
+
+    /// By another file and a rename, so that a reader never sees half of it.
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let (path, new) = (self.0.join(name), self.0.join(format!(".{name}")));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&serde_json::to_vec(value)?)?;
+            fs::rename(&new, &path)
+        };
+        write().doing_with(|| format!("write {}", path.display()))
+    }
+
+    pub fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.0).doing_with(|| format!("remove {}", self.0.display()))
+    }
+
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.0.join("keeper.sock")
+    }
+
+    fn fifo(&self) -> PathBuf {
+        self.0.join("exec.fifo")
+    }
+
+    /// Makes what the container's process waits at. Opened for reading and writing, so that this does not wait for a
+    /// writer, and reading does.
+    pub fn make_fifo(&self) -> Result<File> {
+        let path = self.fifo();
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))
+            .doing_with(|| format!("make {}", path.display()))?;
+        File::options().read(true).write(true).open(&path).doing_with(|| format!("open {}", path.display()))
+    }
+
+    /// Whether the container waits for its start.
+    pub fn has_fifo(&self) -> bool {
+        self.fifo().exists()
+    }
+
+    /// Lets the container's process go on. It fails with `ENXIO` if that has ended.
+    pub fn release(&self) -> Result<()> {
+        let path = self.fifo();
+        let release = || {
+            let mut fifo =
+                OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path)?;
+            fifo.write_all(&[0])?;
+            fs::remove_file(&path)
+        };
+        release().doing("let the container's process go on")
+    }
+}
+
+/// All containers below a root, by name.
+pub(crate) fn list(root: &Path) -> Result<Vec<ContainerId>> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.doing_with(|| format!("list {}", root.display()))?,
+    };
+    let mut ids: Vec<ContainerId> = entries
+        .filter_map(|entry| entry.ok().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    ids.sort();
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_container_is_made_once_and_for_this_user_only() {
+        let root = tempfile::tempdir().expect("a directory");
+        let id: ContainerId = "one".parse().expect("an ID");
+        let (directory, lock) = StateDir::create(root.path(), &id).expect("made");
+        assert!(matches!(StateDir::create(root.path(), &id), Err(Error::Exists(_))));
+        assert!(directory.is_locked());
+        drop(lock);
+        assert!(!directory.is_locked());
+        assert!(directory.load().expect("readable").is_none());
+        let saved = Saved {
+            bundle: "/b".into(),
+            rootfs: "/r".into(),
+            created: String::new(),
+            init: ProcessRef::of(Pid::this()).expect("this process"),
+            keeper: None,
+            cgroups: Cgroups::None,
+        };
+        directory.save(&saved, &Spec::default()).expect("saved");
+        assert_eq!(directory.load().expect("readable").expect("saved").init, saved.init);
+        let mode = |path: PathBuf| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(root.path().join("one")), 0o700);
+        assert_eq!(mode(root.path().join("one/state.json")), 0o600);
+        assert_eq!(list(root.path()).expect("listed"), [id]);
+        directory.remove().expect("removed");
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn whoever_waits_at_the_fifo_is_released_once() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (directory, _lock) = StateDir::create(root.path(), &"one".parse().expect("an ID")).expect("made");
+        let mut waiting = directory.make_fifo().expect("made");
+        assert!(directory.has_fifo());
+        directory.release().expect("released");
+        waiting.read_exact(&mut [0]).expect("released");
+        assert!(!directory.has_fifo() && directory.release().is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! terrarium's own shim: it does for a Pod what containerd's does, takes less memory, and leaves nothing behind.
+
+use std::time::Duration;
+
+use harness::{Cluster, Marks, Namespace, eventually};
+
+crate::stories! {
+    Own:
+        the_own_shim_runs_pods_and_outlives_containerd
+        a_pod_whose_shim_was_killed_comes_back;
+}
+
+const WEB: &str = include_str!("../manifests/web.yaml");
+
+/// The shims that serve: PID and resident memory in KiB each.
+const SHIMS: &str = r#"for process in /proc/[0-9]*; do
+    case "$(readlink $process/exe) $(tr '\0' ' ' <$process/cmdline 2>/dev/null)" in
+        */containerd-shim-terrarium-v2' '*' -socket '*) echo ${process#/proc/} $(sed -n 's/VmRSS:\t *\([0-9]*\).*/\1/p' $process/status);;
+    esac
+done"#;
+
+/// What one shim may take, as gVisor counts; containerd's own takes 33 MiB.
+const MOST_KIB: u64 = 5 * 1024;
+
+struct Running {
+    pid: u64,
+    kib: u64,
+}
+
+fn shims(cluster: &Cluster) -> Vec<Running> {
+    let told = cluster.sh(SHIMS).succeeds().stdout;
+    let numbers = |line: &str| line.split(' ').map(|word| word.parse().expect("a number")).collect::<Vec<u64>>();
+    told.lines().map(numbers).map(|numbers| Running { pid: numbers[0], kib: numbers[1] }).collect()
+}
+
+fn start(cluster: &Cluster) {
+    cluster.terrarium("up --oci-runtime terrarium").succeeds();
+}
+
+fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
+    let namespace = cluster.namespace(name);
+    namespace.apply(WEB);
+    namespace.wait("pod/web", "condition=Ready");
+    namespace
+}
+
+fn the_own_shim_runs_pods_and_outlives_containerd(cluster: &Cluster) {
+    cluster.needs_exec();
+    let before = Marks::of(cluster);
+    start(cluster);
+    let namespace = web(cluster, "shim-outlives");
+    let of_the_pod = shims(cluster);
+    assert_eq!(of_the_pod.len(), 1, "one shim for a Pod with two containers");
+    assert!(of_the_pod[0].kib <= MOST_KIB, "the shim takes {} KiB", of_the_pod[0].kib);
+
+    for code in [0, 7, 255] {
+        namespace.exec("web", &format!("exit {code}")).exits(code);
+    }
+    namespace.try_kubectl("exec web -- /nowhere").exits(1).complains("No such file or directory");
+
+    let containerd = cluster.pid("containerd");
+    cluster.kill(&["containerd"]);
+    cluster.eventually_replaced("containerd", containerd, Duration::from_secs(30));
+    eventually(Duration::from_secs(30), || {
+        let ran = namespace.exec("web", "echo after");
+        if ran.stdout == "after\n" { Ok(()) } else { Err(ran.stderr) }
+    });
+    assert_eq!(shims(cluster)[0].pid, of_the_pod[0].pid, "the Pod has the shim that it had");
+    assert_eq!(namespace.json("get pod web")["status"]["containerStatuses"][0]["restartCount"], 0);
+
+    namespace.kubectl("delete pod web");
+    eventually(Duration::from_secs(20), || match shims(cluster).len() {
+        0 => Ok(()),
+        left => Err(format!("{left} shims are left")),
+    });
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
+    cluster.needs_exec();
+    let before = Marks::of(cluster);
+    start(cluster);
+    let namespace = web(cluster, "shim-killed");
+    let killed = shims(cluster).remove(0).pid;
+    cluster.sh(&format!("kill -9 {killed}")).succeeds();
+    eventually(Duration::from_secs(60), || {
+        let pod = namespace.json("get pod web");
+        let status = &pod["status"]["containerStatuses"][0];
+        let other = shims(cluster).iter().all(|shim| shim.pid != killed);
+        if status["ready"] == true && status["restartCount"] == 1 && other { Ok(()) } else { Err(status.to_string()) }
+    });
+    namespace.exec("web", "echo back").succeeds().prints("back");
+    assert_eq!(shims(cluster).len(), 1);
+    namespace.kubectl("delete pod web");
+    // What the killed shim left is gone as well: its socket, the runtime's state, the root file systems.
+    let left =
+        "nsenter -t $(sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p' /run/terrarium/records/containerd.json) -m sh -c '
+        ls /run/containerd/s /run/containerd/terrarium/k8s.io; grep -o \"[^ ]*/rootfs\" /proc/self/mountinfo; true'";
+    eventually(Duration::from_secs(20), || {
+        let left = cluster.sh(left).succeeds().stdout;
+        let names: Vec<&str> = left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
+        if names.is_empty() { Ok(()) } else { Err(names.join(" ")) }
+    });
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
