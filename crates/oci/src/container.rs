@@ -187,6 +187,9 @@ impl Container {
                 return Err(self.wrong_status("delete"));
             }
             Signal::KILL.send_if_there(saved.init.pid())?;
+            if saved.cgroups.is_frozen().unwrap_or(false) {
+                saved.cgroups.thaw()?;
+            }
         }
         let gone = |process: ProcessRef| {
             let ended = process.ends_within(END);

@@ -294,6 +294,10 @@ fn stage(
     })?;
     let stays = match keeper {
         Some(keeper) if !Theirs::of(init, &config.namespaces)?.lets_into_pid_namespace() => {
+            // It would keep the old root, and all that it forks.
+            if options.no_pivot {
+                return Err(Error::Unsupported("--no-pivot where nobody can join a pid namespace"));
+            }
             let_go_of_standard_streams()?;
             Some(keeper)
         }

@@ -73,7 +73,13 @@ impl Exec<'_> {
             drop(theirs);
             self.listen(&taken(&ours)?, Some(stage), &process)?
         };
-        self.options.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, pid))?;
+        if let Some(path) = self.options.pid_file.as_deref()
+            && let Err(error) = write_pid_file(path, pid)
+        {
+            let _ = terrarium_sys::process::kill(pid.as_raw(), nix::sys::signal::Signal::SIGKILL as i32);
+            reap(pid);
+            return Err(error);
+        }
         Ok(pid)
     }
 

@@ -1,12 +1,14 @@
 //! Hooks: programs that run at points of a container's life and read its state on stdin.
 
 use std::ffi::OsStr;
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Hook, Hooks, State};
+use rustix::fs::MemfdFlags;
 
 use crate::{Error, Result};
 
@@ -48,24 +50,26 @@ pub(crate) fn run_all(kind: &'static str, hooks: &[Hook], state: &State) -> Vec<
 fn run_one(hook: &Hook, state: &State) -> Result<(), String> {
     let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
     let path = hook.path().display();
-    let mut child = command(hook).spawn().map_err(|error| format!("start {path}: {error}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(&text) {
-            // It need not read.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                end(&mut child);
-                return Err(format!("tell {path} the state: {error}"));
-            }
-            _ => {}
-        }
-    }
+    let start = || {
+        let (stdin, stderr) = (in_memory(&text)?, in_memory(&[])?);
+        Ok::<_, io::Error>((command(hook).stdin(stdin).stderr(stderr.try_clone()?).spawn()?, stderr))
+    };
+    let (mut child, mut stderr) = start().map_err(|error| format!("start {path}: {error}"))?;
     let deadline = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
     let deadline = deadline.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let Some(status) = wait(&mut child, deadline).map_err(|error| format!("wait for {path}: {error}"))? else {
         end(&mut child);
         return Err(format!("{path} took longer than its timeout"));
     };
-    if status.success() { Ok(()) } else { Err(format!("{path} ended with {status}{}", said(&mut child))) }
+    if status.success() { Ok(()) } else { Err(format!("{path} ended with {status}{}", said(&mut stderr))) }
+}
+
+/// A file that, unlike a pipe, neither blocks nor breaks, whatever the hook does with it.
+fn in_memory(text: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("hook", MemfdFlags::CLOEXEC)?);
+    file.write_all(text)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// The first of its arguments is its name for itself. It has the environment that it is given, and no other.
@@ -77,9 +81,7 @@ fn command(hook: &Hook) -> Command {
         .args(args.iter().skip(1))
         .env_clear()
         .envs(hook.env().iter().flatten().filter_map(|variable| variable.split_once('=')))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+        .stdout(Stdio::null());
     command
 }
 
@@ -102,12 +104,10 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// What it wrote on stderr, the beginning of it. What it left running may hold the pipe open, so no end is waited for.
-fn said(child: &mut Child) -> String {
-    let Some(mut stderr) = child.stderr.take() else { return String::new() };
+/// What it wrote on stderr, the beginning of it.
+fn said(stderr: &mut File) -> String {
     let mut text = [0; 512];
-    let _ = rustix::io::ioctl_fionbio(&stderr, true);
-    let length = stderr.read(&mut text).unwrap_or(0);
+    let length = stderr.rewind().and_then(|()| stderr.read(&mut text)).unwrap_or(0);
     match String::from_utf8_lossy(&text[..length]).trim() {
         "" => String::new(),
         text => format!(": {text}"),
@@ -139,6 +139,11 @@ mod tests {
     fn a_hook_that_fails_says_why() {
         let error = result(shell("echo full >&2; exit 3")).expect_err("it fails");
         assert_eq!(error, "hook prestart[0]: /bin/sh ended with exit status: 3: full");
+    }
+
+    #[test]
+    fn a_hook_may_write_much_and_need_not_read() {
+        result(shell("exec <&-; head -c 1000000 /dev/zero >&2")).expect("it succeeds");
     }
 
     #[test]

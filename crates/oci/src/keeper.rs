@@ -70,6 +70,8 @@ impl Keeper {
 
     /// Looks after the pid namespace whose first process this is, and ends as it ends.
     pub fn run(self, config: &Config, init: Pid) -> Result<Infallible> {
+        // The one that it has is outside of the container.
+        rustix::process::chdir("/").doing("enter the root")?;
         let signals = signals()?;
         let mut clients = Vec::new();
         loop {

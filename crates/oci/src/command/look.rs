@@ -69,6 +69,7 @@ struct Shown {
     status: Status,
     bundle: PathBuf,
     rootfs: PathBuf,
+    #[serde(skip_serializing_if = "String::is_empty")]
     created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     annotations: Option<std::collections::HashMap<String, String>>,

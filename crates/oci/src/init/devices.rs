@@ -66,9 +66,21 @@ fn make_one(root: &Root, device: &LinuxDevice) -> Result<()> {
     let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
     let number = |number: i64| u32::try_from(number).map_err(|_| Error::other(what(), "its number is out of range"));
     let number = rustix::fs::makedev(number(device.major())?, number(device.minor())?);
-    match rustix::fs::mknodat(parent.fd(), &name, kind, mode, number) {
+    // All others may write to what is made here only where it is asked for.
+    let umask = rustix::process::umask(Mode::empty());
+    let made = rustix::fs::mknodat(parent.fd(), &name, kind, mode, number);
+    rustix::process::umask(umask);
+    match made {
         Ok(()) => own(&parent, &name, device).doing_with(what),
-        Err(Errno::EXIST) => Ok(()),
+        // An image's own, if it is that device: it is used for what only that may be used for.
+        Err(Errno::EXIST) => {
+            let there = rustix::fs::statat(parent.fd(), &name, AtFlags::SYMLINK_NOFOLLOW).doing_with(what)?;
+            if FileType::from_raw_mode(there.st_mode) == kind && (kind == FileType::Fifo || there.st_rdev == number) {
+                Ok(())
+            } else {
+                Err(Error::other(what(), "something else is there"))
+            }
+        }
         // A user namespace makes none: that of outside is shown.
         Err(Errno::PERM | Errno::ACCESS) if kind != FileType::Fifo => bind(root, device.path()).doing_with(what),
         Err(error) => Err(error).doing_with(what),

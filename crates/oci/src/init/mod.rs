@@ -20,6 +20,8 @@ use std::path::Path;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{ContainerState, Hooks, LinuxNamespaceType, Process, State};
 
+use rustix::fs::OFlags;
+
 use crate::capabilities::Capabilities;
 use crate::channel::{Channel, Message};
 use crate::error::Doing as _;
@@ -53,7 +55,7 @@ impl Init<'_> {
     pub fn run(mut self) -> Result<Infallible> {
         nix::unistd::setsid().doing("lead a session")?;
         self.config.namespaces.make_one(LinuxNamespaceType::Cgroup)?;
-        nix::sys::stat::umask(Mode::empty());
+        nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
         self.make_root()?;
         if let Some(socket) = self.console.take() {
             console::take(&socket, self.process.process, true)?;
@@ -179,7 +181,9 @@ fn check_working_directory() -> Result<()> {
 
 /// What was opened outside as `/dev/null` is opened again inside: the old one would lead to the file system outside.
 fn open_null_again() -> Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let null = rustix::fs::open(hiding::NULL, flags, rustix::fs::Mode::empty()).doing("open /dev/null")?;
+    hiding::check_null(&rustix::fs::fstat(&null).doing("look at /dev/null")?)?;
     let device = |stat: rustix::io::Result<rustix::fs::Stat>| stat.map(|stat| stat.st_rdev).ok();
     let inside = device(rustix::fs::fstat(&null));
     let again = || {

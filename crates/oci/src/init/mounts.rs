@@ -84,9 +84,16 @@ pub(super) fn make_one(root: &Root, planned: &Planned<'_>) -> Result<()> {
     }
     let attributes = planned.options.attributes();
     if planned.options.is_bind() && !(attributes | planned.options.cleared).is_empty() {
-        remount(&target.path(), attributes).doing_with(|| format!("{}: set its flags", what()))?;
+        let kept = kept_flags(&target.path()).doing_with(what)?.difference(planned.options.cleared);
+        remount(&target.path(), attributes | kept).doing_with(|| format!("{}: set its flags", what()))?;
     }
     Ok(())
+}
+
+/// What the mount below forbids stays forbidden, unless it is asked for.
+fn kept_flags(path: &Path) -> nix::Result<MsFlags> {
+    let now = MsFlags::from_bits_truncate(nix::sys::statvfs::statvfs(path)?.flags().bits());
+    Ok(now & (MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY))
 }
 
 /// The mount itself. The mode of a directory that a tmpfs hides is that of the tmpfs, unless it is given one.
