@@ -91,11 +91,13 @@ impl<'a> Namespace<'a> {
         Pod::from(self.json(&format!("get pod {name}")))
     }
 
-    /// The Pods with a label, such as `app=web`.
+    /// The Pods with a label, such as `app=web`, without those that have ended and are about to be removed.
     #[track_caller]
     pub fn pods(&self, label: &str) -> Vec<Pod> {
         let list = self.json(&format!("get pods -l {label}"));
-        list["items"].as_array().into_iter().flatten().cloned().map(Pod::from).collect()
+        let is_there =
+            |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null() || pod["status"]["podIP"].is_string();
+        list["items"].as_array().into_iter().flatten().filter(is_there).cloned().map(Pod::from).collect()
     }
 }
 
