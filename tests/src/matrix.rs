@@ -41,8 +41,8 @@ impl Scope {
 
     /// What holds wherever a node can run without all rights; in the cut, played with Docker's.
     pub const NODES_WITH_FEWER_RIGHTS: Self = Self {
-        full: |kind| kind.can_mount() && !kind.has_all_rights(),
-        cut: |kind| representative(kind) && kind.gvisor == Kind::ORDINARY.gvisor && kind.has_root() && kind.has_links(),
+        full: |kind| kind.can_mount() && !kind.has_all_rights() && kind.has_links(),
+        cut: |kind| representative(kind) && kind.gvisor == Kind::ORDINARY.gvisor && kind.has_root(),
     };
 
     /// What no more than the build of gVisor decides; in the cut, played in the ordinary kind.
