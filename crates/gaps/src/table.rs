@@ -161,7 +161,13 @@ pub static TABLE: &[Gap] = &[
         breaks: "runc 1.5: `invalid argument` on its mask mounts; crun, youki",
         blocks: Blocks::Pods,
         hint: "a runc of one's own must be a 1.1; `kubectl exec` needs a gVisor newer than July 2024",
-        remedies: &[built(Flag, "runc 1.1"), to_come(Replacement, "an OCI runtime and containerd shim of our own")],
+        remedies: &[
+            built(Flag, "runc 1.1"),
+            to_come(
+                Replacement,
+                "an OCI runtime and containerd shim of our own, chosen by itself; `up --oci-runtime terrarium` takes them",
+            ),
+        ],
     },
     Gap {
         id: GapId::ResourceLimits,
