@@ -20,7 +20,7 @@ use crate::capabilities::Capabilities;
 use crate::cgroups::Cgroups;
 use crate::channel::{Channel, Message};
 use crate::error::Doing as _;
-use crate::fork::{fork, reap};
+use crate::fork::{end, fork, reap};
 use crate::init::{Init, Rights};
 use crate::keeper::{Keeper, let_go_of_standard_streams};
 use crate::namespaces::Theirs;
@@ -224,8 +224,7 @@ impl Drop for Creation<'_> {
         }
         for pid in self.init.map(ProcessRef::pid).into_iter().chain(self.stage).chain(self.keeper.map(ProcessRef::pid))
         {
-            let _ = terrarium_sys::process::kill(pid.as_raw(), nix::sys::signal::Signal::SIGKILL as i32);
-            reap(pid);
+            end(pid);
         }
         if let Some(init) = self.init {
             init.ends_within(Duration::from_secs(10));

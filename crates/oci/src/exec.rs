@@ -16,7 +16,7 @@ use crate::capabilities::Capabilities;
 use crate::channel::{Channel, Message};
 use crate::create::{close_files, set_oom_score, write_pid_file};
 use crate::error::Doing as _;
-use crate::fork::{fork, reap};
+use crate::fork::{end, fork, reap};
 use crate::init::Rights;
 use crate::namespaces::Theirs;
 use crate::seccomp::Filter;
@@ -76,8 +76,7 @@ impl Exec<'_> {
         if let Some(path) = self.options.pid_file.as_deref()
             && let Err(error) = write_pid_file(path, pid)
         {
-            let _ = terrarium_sys::process::kill(pid.as_raw(), nix::sys::signal::Signal::SIGKILL as i32);
-            reap(pid);
+            end(pid);
             return Err(error);
         }
         Ok(pid)
@@ -156,8 +155,7 @@ impl Exec<'_> {
             (Ok(()), Some(pid)) if is_ready => Ok(pid),
             (Ok(()), _) => Err(Error::other("start a process", "it ended before it became its program")),
             (Err(error), Some(pid)) => {
-                let _ = terrarium_sys::process::kill(pid.as_raw(), nix::sys::signal::Signal::SIGKILL as i32);
-                reap(pid);
+                end(pid);
                 Err(error)
             }
             (Err(error), None) => Err(error),

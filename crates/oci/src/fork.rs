@@ -8,6 +8,7 @@ use terrarium_sys::process::{self, Fork};
 use crate::Result;
 use crate::channel::{Channel, Message};
 use crate::error::Doing as _;
+use crate::signal::Signal;
 
 /// Forks a process that does this and nothing else: it ends as a program that was executed, or with what it says of its
 /// failure. It starts with no signal blocked or ignored.
@@ -24,6 +25,12 @@ pub(crate) fn fork(channel: &Channel, body: impl FnOnce() -> Result<Infallible>)
             std::process::exit(1);
         }
     }
+}
+
+/// Kills a process that was forked, and reaps it.
+pub(crate) fn end(pid: Pid) {
+    let _ = Signal::KILL.send_if_there(pid);
+    reap(pid);
 }
 
 /// Waits for a process that was forked and reads no status from it.

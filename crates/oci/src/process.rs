@@ -28,7 +28,7 @@ impl ProcessRef {
 
     /// Whether it has not ended. A zombie has.
     pub fn lives(self) -> bool {
-        look(self.pid).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+        look(self.pid).is_some_and(|(state, started)| started == self.started && !is_end(state))
     }
 
     /// Waits until it has ended, or the time is over. Says whether it has.
@@ -44,6 +44,15 @@ impl ProcessRef {
         }
         true
     }
+}
+
+/// Whether the process with this ID is gone, or only waiting for its parent to ask how it ended.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    look(pid.as_raw()).is_none_or(|(state, _)| is_end(state))
+}
+
+fn is_end(state: char) -> bool {
+    matches!(state, 'Z' | 'X')
 }
 
 /// State and start time of a process.

@@ -14,14 +14,16 @@ mod catalogue;
 mod journal;
 pub mod namespace;
 mod plan;
+mod pod_network;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use action::{Action, Setting};
-pub use catalogue::{CATALOGUE, LOOPBACK_SERVICE_RANGE, NODE_ADDRESS, POD_CGROUP_ROOT, SERVICE_RANGE};
+pub use catalogue::{CATALOGUE, POD_CGROUP_ROOT};
 pub use journal::Journal;
 pub use plan::{Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Step, plan};
+pub use pod_network::{LOOPBACK_SERVICE_RANGE, NODE_ADDRESS, SERVICE_RANGE};
 
 /// Closes one gap on one rung of its ladder, or makes room for the cluster.
 pub trait Remedy: Sync {

@@ -21,10 +21,7 @@ pub fn v1(resources: &LinuxResources) -> Result<Vec<Setting>> {
     if let Some(block_io) = resources.block_io() {
         v1_block_io(block_io, &mut settings);
     }
-    for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
-        let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-        settings.add("hugetlb", file, limit.limit(), &format!("hugepageLimits[{index}]"));
-    }
+    huge_pages(resources, "limit_in_bytes", &mut settings);
     if let Some(network) = resources.network() {
         settings.add_some("net_cls", "net_cls.classid", network.class_id(), "network.classID");
         for (index, interface) in network.priorities().iter().flatten().enumerate() {
@@ -49,10 +46,7 @@ pub fn v2(resources: &LinuxResources) -> Result<Vec<Setting>> {
     if let Some(block_io) = resources.block_io() {
         v2_block_io(block_io, &mut settings);
     }
-    for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
-        let file = format!("hugetlb.{}.max", limit.page_size());
-        settings.add("hugetlb", file, limit.limit(), &format!("hugepageLimits[{index}]"));
-    }
+    huge_pages(resources, "max", &mut settings);
     rdma(resources, &mut settings);
     let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
     unified.sort();
@@ -64,6 +58,13 @@ pub fn v2(resources: &LinuxResources) -> Result<Vec<Setting>> {
         settings.add("unified", file, value, &field);
     }
     Ok(settings.0)
+}
+
+fn huge_pages(resources: &LinuxResources, limit_file: &str, settings: &mut Settings) {
+    for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
+        let file = format!("hugetlb.{}.{limit_file}", limit.page_size());
+        settings.add("hugetlb", file, limit.limit(), &format!("hugepageLimits[{index}]"));
+    }
 }
 
 fn v1_cpu(cpu: &LinuxCpu, settings: &mut Settings) {

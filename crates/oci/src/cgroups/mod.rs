@@ -12,7 +12,6 @@ mod setting;
 mod v1;
 mod v2;
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -23,6 +22,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde::{Deserialize, Serialize};
 
+use crate::process::has_ended;
 use crate::stats::Stats;
 use crate::{Error, Result};
 use directory::Directory;
@@ -245,13 +245,6 @@ impl Cgroups {
             Self::None => 0,
         }
     }
-}
-
-/// Gone, or only waiting for its parent to ask how it ended.
-fn has_ended(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    // The name before the state is in brackets, and may have some itself.
-    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 fn unsupported(why: &str) -> Error {

@@ -1,5 +1,6 @@
 //! The files of both versions, in directories like theirs.
 
+use std::fs;
 use tempfile::TempDir;
 
 use super::*;

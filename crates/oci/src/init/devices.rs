@@ -88,7 +88,7 @@ fn make_one(root: &Root, device: &LinuxDevice) -> Result<()> {
 }
 
 fn own(parent: &Place, name: &OsStr, device: &LinuxDevice) -> rustix::io::Result<()> {
-    let (Some(uid), Some(gid)) = (device.uid().or(Some(0)), device.gid().or(Some(0))) else { return Ok(()) };
+    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
     if (uid, gid) == (0, 0) {
         return Ok(());
     }

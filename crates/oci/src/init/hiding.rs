@@ -4,7 +4,7 @@ use nix::mount::{MsFlags, mount};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::rootfs::{NONE, remount};
+use super::rootfs::{FORBIDDING, NONE, flags_of, remount};
 use crate::error::Doing as _;
 use crate::{Error, Result};
 
@@ -42,7 +42,6 @@ pub(super) fn make_read_only(path: &str) -> Result<()> {
         Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => return Ok(()),
         other => other.doing_with(|| format!("bind {path} to itself"))?,
     }
-    let keep = nix::sys::statvfs::statvfs(path).doing_with(|| format!("look at {path}"))?.flags();
-    let keep = MsFlags::from_bits_truncate(keep.bits()) & (MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC);
+    let keep = flags_of(path).doing_with(|| format!("look at {path}"))? & FORBIDDING;
     remount(path, keep | MsFlags::MS_RDONLY).doing_with(|| format!("make {path} read-only"))
 }

@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount};
 use oci_spec::runtime::Mount;
 
 use super::cgroup_mount;
-use super::rootfs::{NONE, check_proc, remount};
+use super::rootfs::{FORBIDDING, NONE, check_proc, flags_of, remount};
 use super::within::{Missing, Place, Root};
 use crate::error::Doing as _;
 use crate::mount_options::MountOptions;
@@ -84,16 +84,12 @@ pub(super) fn make_one(root: &Root, planned: &Planned<'_>) -> Result<()> {
     }
     let attributes = planned.options.attributes();
     if planned.options.is_bind() && !(attributes | planned.options.cleared).is_empty() {
-        let kept = kept_flags(&target.path()).doing_with(what)?.difference(planned.options.cleared);
+        // What the mount below forbids stays forbidden, unless it is asked for.
+        let kept = flags_of(&target.path()).doing_with(what)? & (FORBIDDING | MsFlags::MS_RDONLY);
+        let kept = kept.difference(planned.options.cleared);
         remount(&target.path(), attributes | kept).doing_with(|| format!("{}: set its flags", what()))?;
     }
     Ok(())
-}
-
-/// What the mount below forbids stays forbidden, unless it is asked for.
-fn kept_flags(path: &Path) -> nix::Result<MsFlags> {
-    let now = MsFlags::from_bits_truncate(nix::sys::statvfs::statvfs(path)?.flags().bits());
-    Ok(now & (MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY))
 }
 
 /// The mount itself. The mode of a directory that a tmpfs hides is that of the tmpfs, unless it is given one.

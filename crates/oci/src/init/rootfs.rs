@@ -101,13 +101,16 @@ pub(super) fn make_read_only() -> Result<()> {
 pub(super) fn remount(path: &(impl nix::NixPath + ?Sized), flags: MsFlags) -> nix::Result<()> {
     let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
     match mount(NONE, path, NONE, flags, NONE) {
-        Err(Errno::EPERM) => mount(NONE, path, NONE, flags | locked_flags(path)?, NONE),
+        Err(Errno::EPERM) => mount(NONE, path, NONE, flags | flags_of(path)?, NONE),
         other => other,
     }
 }
 
-/// The flags of a mount that a user namespace may not take away (mount_namespaces(7)).
-fn locked_flags(path: &(impl nix::NixPath + ?Sized)) -> nix::Result<MsFlags> {
+/// The flags that forbid what files could do.
+pub(super) const FORBIDDING: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// The flags of what is mounted there, as far as a user namespace may not take them away (mount_namespaces(7)).
+pub(super) fn flags_of(path: &(impl nix::NixPath + ?Sized)) -> nix::Result<MsFlags> {
     use nix::sys::statvfs::FsFlags;
     let now = nix::sys::statvfs::statvfs(path)?.flags();
     let pairs = [
