@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos conformance oci-conformance check bench bench-network bench-oci clean
+.PHONY: help up down shell build test chaos conformance oci-conformance check bench bench-network bench-oci bench-pods clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,6 +44,9 @@ bench-network: build ## what Services cost beside direct connections, in the sam
 
 bench-oci: build ## what a container costs beside other OCI runtimes, in the same run
 	@scripts/bench-oci
+
+bench-pods: build ## what a Pod costs beside runc and its shim, in the same run
+	@scripts/bench-pods
 
 clean: ## remove what was built here (the component cache stays)
 	rm -rf out target
