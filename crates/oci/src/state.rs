@@ -140,8 +140,16 @@ impl StateDir {
         write().doing_with(|| format!("write {}", path.display()))
     }
 
+    /// Begins with what says that the container is there: if it is cut off, the rest is that of an unfinished creation.
     pub fn remove(&self) -> Result<()> {
-        fs::remove_dir_all(&self.0).doing_with(|| format!("remove {}", self.0.display()))
+        let remove = || {
+            match fs::remove_file(self.0.join(STATE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs::remove_dir_all(&self.0)
+        };
+        remove().doing_with(|| format!("remove {}", self.0.display()))
     }
 
     pub fn keeper_socket(&self) -> PathBuf {

@@ -1,0 +1,117 @@
+//! Many containers, one after the other, with the runtime killed at any point: nothing is left behind.
+//!
+//! Needs root, and says so where it is not. `ROUNDS` says how many; `make chaos` plays five hundred, on Linux and in gVisor.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::{Bundle, succeed};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+const ID: &str = "rounds";
+/// How long what was cut off may take until all of it has noticed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn rounds() -> u32 {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20)
+}
+
+#[test]
+fn whatever_is_killed_nothing_is_left() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    // What loses its parent comes here, where it can be counted.
+    nix::sys::prctl::set_child_subreaper(true).expect("it is allowed");
+    let bundle = Bundle::new("exec sleep 1000");
+    bundle.change(|config| config["linux"]["cgroupsPath"] = format!("/{ID}-{}", std::process::id()).into());
+    let mut random = Random::new();
+    let mut cut = [0; STEPS.len()];
+    for round in 0..rounds() {
+        // One more than there are steps: then nothing is killed.
+        let victim = random.below(STEPS.len() + 1);
+        for (step, arguments) in STEPS.iter().enumerate() {
+            if step != victim {
+                succeed(quiet(&mut bundle.runtime(arguments)));
+                continue;
+            }
+            cut[step] +=
+                u32::from(cut_off(&mut bundle.runtime(arguments), Duration::from_micros(random.below(30_000) as u64)));
+            break;
+        }
+        succeed(quiet(&mut bundle.runtime(&["delete", "--force", ID])));
+        eventually(round, || left_of(&bundle));
+    }
+    eprintln!("{} rounds, cut off in create, start, kill, delete: {cut:?}", rounds());
+}
+
+const STEPS: &[&[&str]] = &[&["create", ID], &["start", ID], &["kill", ID, "KILL"], &["delete", "--force", ID]];
+
+/// The container's process has the same streams, so they are not those of the test, which waits for their end.
+fn quiet(command: &mut Command) -> &mut Command {
+    command.stdout(Stdio::null()).stderr(Stdio::inherit())
+}
+
+/// Kills a command after a while, and says whether it was still there.
+fn cut_off(command: &mut Command, after: Duration) -> bool {
+    let mut child = quiet(command).spawn().expect("it runs");
+    thread::sleep(after);
+    child.kill().expect("it is a child");
+    child.wait().expect("it is a child").code().is_none()
+}
+
+/// What of the container is still there.
+fn left_of(bundle: &Bundle) -> Result<(), String> {
+    let mut left: Vec<PathBuf> = list(&bundle.state());
+    let name = format!("{ID}-{}", std::process::id());
+    let hierarchies = list(Path::new("/sys/fs/cgroup")).into_iter().chain([PathBuf::from("/sys/fs/cgroup")]);
+    left.extend(hierarchies.map(|hierarchy| hierarchy.join(&name)).filter(|cgroup| cgroup.exists()));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("own mounts");
+    let of_bundle = bundle.path().to_str().expect("UTF-8");
+    left.extend(mounts.lines().filter(|line| line.contains(of_bundle)).map(PathBuf::from));
+    if !left.is_empty() {
+        return Err(format!("{left:?}"));
+    }
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return Ok(()),
+            Ok(WaitStatus::StillAlive) => return Err("a process".to_owned()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+fn list(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+fn eventually(round: u32, check: impl Fn() -> Result<(), String>) {
+    let start = Instant::now();
+    while let Err(left) = check() {
+        assert!(start.elapsed() < PATIENCE, "round {round}: left behind: {left}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Knuth's linear congruential generator: what is killed when is to differ from run to run, no more.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(now.as_nanos() as u64)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
