@@ -78,7 +78,7 @@ impl<'a> Creation<'a> {
         let asked = config.linux().and_then(|linux| linux.cgroups_path().clone());
         let cgroup = match asked.filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => path.to_str().ok_or_else(|| Error::spec("linux.cgroupsPath", "is not text"))?.to_owned(),
-            None => format!("/{id}"),
+            None => id.to_string(),
         };
         Ok(Self {
             id,
@@ -277,6 +277,8 @@ fn stage(
     if config.namespaces.is_new(LinuxNamespaceType::User) {
         config.namespaces.make_one(LinuxNamespaceType::User)?;
         channel.ask(&Message::MapIds)?;
+    }
+    if config.namespaces.has(LinuxNamespaceType::User) {
         become_root()?;
     }
     config.namespaces.make()?;
@@ -318,9 +320,11 @@ pub(crate) fn close_files(preserved: u32) -> Result<()> {
     terrarium_sys::process::close_on_exec_from(first).doing("close inherited files")
 }
 
-/// In a new user namespace nobody is anybody until they say so.
-fn become_root() -> Result<()> {
+/// In a user namespace, new or joined, nobody is anybody until they say so. The groups from outside go too, where the
+/// namespace lets them (user_namespaces(7), `/proc/PID/setgroups`).
+pub(crate) fn become_root() -> Result<()> {
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    let _ = nix::unistd::setgroups(&[]);
     nix::unistd::setresgid(gid, gid, gid).doing("become group 0 of the user namespace")?;
     nix::unistd::setresuid(uid, uid, uid).doing("become user 0 of the user namespace")
 }

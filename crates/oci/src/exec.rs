@@ -9,12 +9,12 @@ use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceType, Process};
 
 use crate::capabilities::Capabilities;
 use crate::channel::{Channel, Message};
-use crate::create::{close_files, set_oom_score, write_pid_file};
+use crate::create::{become_root, close_files, set_oom_score, write_pid_file};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
 use crate::init::Rights;
@@ -115,8 +115,7 @@ impl Exec<'_> {
         let has_user_namespace = namespaces.has(LinuxNamespaceType::User);
         namespaces.join()?;
         if has_user_namespace {
-            nix::unistd::setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0)).doing("become group 0")?;
-            nix::unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).doing("become user 0")?;
+            become_root()?;
         }
         let pid = fork(channel, || become_program(process, filter, console, channel))?;
         channel.send(&Message::Forked { pid: pid.as_raw(), keeper: false })?;

@@ -85,13 +85,15 @@ impl Namespaces {
     }
 
     /// Joins those that are given by path. All are opened before the first is joined, since a path may lead nowhere
-    /// from inside.
+    /// from inside. One that this process is in already is left out: in a user namespace it may not join that of outside.
     pub fn join(&self) -> Result<()> {
         let mut open = Vec::new();
         for kind in KINDS {
             if let Some(path) = self.joined(kind.kind) {
                 let file = File::open(path).doing_with(|| format!("open the namespace {}", path.display()))?;
-                open.push((kind, file));
+                if !is_own(kind, &file) {
+                    open.push((kind, file));
+                }
             }
         }
         open.into_iter().try_for_each(|(kind, file)| enter(kind, &file))
@@ -121,7 +123,16 @@ fn enter(kind: Kind, file: &File) -> Result<()> {
     nix::sched::setns(file, kind.flag).doing_with(|| format!("join a {} namespace", kind.file))
 }
 
-/// The namespaces of a container's process that are not this one's, opened.
+/// Whether this process is in that namespace, by its file (namespaces(7)). In gVisor a user namespace may have several:
+/// that they differ says nothing.
+fn is_own(kind: Kind, file: &File) -> bool {
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let own = rustix::fs::stat(format!("/proc/self/ns/{}", kind.file)).map(identity);
+    own.is_ok() && own == rustix::fs::fstat(file).map(identity)
+}
+
+/// The namespaces of a container's process that are not this one's, opened. Only kinds that its configuration names: of
+/// the others it has those of whoever created it, who is taken to be in the same ones as whoever enters it.
 #[derive(Debug)]
 pub(crate) struct Theirs(Vec<(Kind, File)>);
 
@@ -199,6 +210,17 @@ mod tests {
         let relative = [namespace(LinuxNamespaceType::Ipc, Some("x"))];
         let error = Namespaces::of(&relative, &mut Vec::new()).expect_err("a relative path");
         assert_eq!(error.to_string(), "linux.namespaces[0].path: is not absolute");
+    }
+
+    #[test]
+    fn a_namespace_that_the_process_is_in_is_not_joined() {
+        let listed = [
+            namespace(LinuxNamespaceType::Network, Some("/proc/self/ns/net")),
+            namespace(LinuxNamespaceType::User, Some("/proc/self/ns/user")),
+        ];
+        let namespaces = Namespaces::of(&listed, &mut Vec::new()).expect("valid");
+        // Its own user namespace is one that nobody may join.
+        namespaces.join().expect("there is nothing to join");
     }
 
     #[test]

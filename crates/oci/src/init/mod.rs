@@ -14,7 +14,7 @@ mod within;
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::stat::Mode;
@@ -180,25 +180,35 @@ fn check_working_directory() -> Result<()> {
 }
 
 /// What was opened outside as `/dev/null` is opened again inside: the old one would lead to the file system outside.
+/// Where the device is bound from outside its user may have no right to that.
 fn open_null_again() -> Result<()> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let null = rustix::fs::open(hiding::NULL, flags, rustix::fs::Mode::empty()).doing("open /dev/null")?;
-    hiding::check_null(&rustix::fs::fstat(&null).doing("look at /dev/null")?)?;
-    let device = |stat: rustix::io::Result<rustix::fs::Stat>| stat.map(|stat| stat.st_rdev).ok();
-    let inside = device(rustix::fs::fstat(&null));
-    let again = || {
-        if device(rustix::fs::fstat(io::stdin())) == inside {
-            rustix::stdio::dup2_stdin(&null)?;
-        }
-        if device(rustix::fs::fstat(io::stdout())) == inside {
-            rustix::stdio::dup2_stdout(&null)?;
-        }
-        if device(rustix::fs::fstat(io::stderr())) == inside {
-            rustix::stdio::dup2_stderr(&null)?;
-        }
-        Ok::<_, rustix::io::Errno>(())
+    let is_null =
+        |stream: BorrowedFd<'_>| rustix::fs::fstat(stream).is_ok_and(|stat| hiding::check_null(&stat).is_ok());
+    let again = |access: OFlags| {
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let null = match rustix::fs::open(hiding::NULL, flags, rustix::fs::Mode::empty()) {
+            Err(rustix::io::Errno::ACCESS) => return Ok(None),
+            other => other.doing("open /dev/null")?,
+        };
+        hiding::check_null(&rustix::fs::fstat(&null).doing("look at /dev/null")?)?;
+        Ok(Some(null))
     };
-    again().doing("open /dev/null again")
+    if is_null(io::stdin().as_fd())
+        && let Some(null) = again(OFlags::RDONLY)?
+    {
+        rustix::stdio::dup2_stdin(&null).doing("open /dev/null again")?;
+    }
+    if is_null(io::stdout().as_fd())
+        && let Some(null) = again(OFlags::WRONLY)?
+    {
+        rustix::stdio::dup2_stdout(&null).doing("open /dev/null again")?;
+    }
+    if is_null(io::stderr().as_fd())
+        && let Some(null) = again(OFlags::WRONLY)?
+    {
+        rustix::stdio::dup2_stderr(&null).doing("open /dev/null again")?;
+    }
+    Ok(())
 }
 
 /// A sysctl's name has dots for slashes; one with slashes may have dots in its parts (sysctl(8)).

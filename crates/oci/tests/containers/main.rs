@@ -1,0 +1,53 @@
+//! Real containers: on Linux and, run in a sandbox, in gVisor. Needs root.
+//!
+//! This one program is the test, the runtime (called as `terrarium-oci`, in processes of its own) and what runs in the
+//! containers ([`inside`]).
+
+mod bundle;
+mod escapes;
+mod inside;
+mod namespaces;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Names the tests of a module.
+macro_rules! trials {
+    ($($module:ident: $($name:ident)*;)*) => {
+        vec![$($(Trial::test(concat!(stringify!($module), "::", stringify!($name)), || {
+            $module::$name();
+            Ok(())
+        }),)*)*]
+    };
+}
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some(terrarium_oci::command::NAME) => return terrarium_oci::command::main(std::env::args_os()),
+        Some("inside" | "exe") => {
+            inside::main();
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let trials = trials! {
+        escapes:
+            mounts_stay_in_the_root
+            a_root_that_changes_meanwhile_is_not_left
+            masked_links_lead_nowhere_outside
+            another_null_device_is_refused
+            the_runtime_cannot_be_overwritten
+            no_open_files_are_passed_on
+            a_working_directory_outside_is_refused;
+        namespaces:
+            a_joined_user_namespace_is_entered_as_root;
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return ExitCode::SUCCESS;
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
