@@ -103,7 +103,7 @@ impl<'a> Creation<'a> {
         self.cgroups.create()?;
         let resources = self.config.linux().and_then(|linux| linux.resources().as_ref());
         let devices = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-        self.warnings.extend(self.cgroups.allow_devices(devices)?);
+        self.cgroups.allow_devices(devices)?;
         nix::sys::prctl::set_child_subreaper(true).doing("become a subreaper")?;
         let (ours, theirs) = Channel::pair_for_fork()?;
         let state = self.state(Status::Creating, None)?;

@@ -33,6 +33,7 @@ mod signal;
 mod spec;
 mod state;
 mod status;
+mod user_namespace;
 
 pub mod capabilities;
 pub mod cgroups;

@@ -3,6 +3,7 @@
 //! a pointer of its own making.
 #![deny(missing_docs)]
 
+pub mod bpf;
 pub mod ip_tables;
 pub mod process;
 pub mod seccomp;

@@ -4,6 +4,7 @@
 //! none, and limits are warnings. What Linux has and runc needs is needed here as well. gVisor has some controllers only,
 //! and only some of their files: there what cannot be set is a warning.
 
+mod device_program;
 mod devices;
 mod directory;
 mod limits;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::has_ended;
 use crate::stats::Stats;
-use crate::{Error, Result};
+use crate::{Error, Result, user_namespace};
 use directory::Directory;
 use mounts::Mounts;
 
@@ -100,15 +101,24 @@ impl Cgroups {
         }
     }
 
-    /// Allows only these devices and those that every container has. For a cgroup without processes. Returns warnings.
+    /// Allows only these devices and those that every container has. For a cgroup without processes. In a user namespace
+    /// this is left out: device nodes cannot be made there, and its root may not change it.
     ///
     /// # Errors
-    /// A rule is wrong, or there is no devices controller on Linux.
-    pub fn allow_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<Vec<String>> {
+    /// A rule is wrong; or nothing restricts devices, and the machine has some.
+    pub fn allow_devices(&self, asked: &[LinuxDeviceCgroup]) -> Result<()> {
+        let rules = devices::rules(asked)?;
+        if user_namespace::is_inside() {
+            return Ok(());
+        }
         match self {
-            Self::V1(groups) => groups.allow_devices(rules).map(|()| Vec::new()),
-            Self::V2(group) => Ok(group.allow_devices(rules)),
-            Self::None => Ok(Vec::new()),
+            Self::V1(groups) => groups.allow_devices(&rules),
+            Self::V2(group) => group.allow_devices(&rules),
+            // gVisor has no devices but its own, and no such list.
+            Self::None if devices::allow_all(&rules) || !Path::new("/proc/partitions").exists() => Ok(()),
+            Self::None => {
+                Err(Error::spec("linux.resources.devices", "no cgroups are mounted, which would restrict them"))
+            }
         }
     }
 

@@ -5,14 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use super::devices::Rule;
 use super::directory::Directory;
 use super::mounts::Mounts;
 use super::setting::{Setting, write_all};
 use super::{FREEZING, devices, limits, unsupported};
-use crate::error::Doing;
 use crate::stats::{Cpu, Memory, Pids, Stats};
 use crate::{Error, Result};
 
@@ -73,12 +73,10 @@ impl Groups {
         Ok(())
     }
 
-    pub fn allow_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+    pub fn allow_devices(&self, rules: &[Rule]) -> Result<()> {
         match self.with("devices") {
-            // In a user namespace nodes cannot be made, and the controller cannot be changed.
-            Some(_) if in_user_namespace() => Ok(()),
             Some(directory) => devices::set(directory, rules),
-            None if self.is_partial || in_user_namespace() => Ok(()),
+            None if self.is_partial => Ok(()),
             None => Err(Error::spec("linux.resources.devices", "there is no devices controller")),
         }
     }
@@ -227,10 +225,4 @@ fn charged(memory: &Directory) -> Memory {
         oom_kills: 0,
         stat: memory.table("memory.stat").into_iter().collect(),
     }
-}
-
-fn in_user_namespace() -> bool {
-    // Outside of any, all ids are mapped to themselves. A kernel without the file has no user namespaces.
-    let map = std::fs::read_to_string("/proc/self/uid_map").doing("read /proc/self/uid_map").unwrap_or_default();
-    !map.is_empty() && map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }

@@ -1,17 +1,21 @@
 //! Version 2: one hierarchy with all controllers.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use super::devices::Rule;
 use super::directory::Directory;
 use super::mounts::{Mount, Mounts};
 use super::setting::write_all;
-use super::{FREEZING, limits, unsupported};
+use super::{FREEZING, device_program, limits, unsupported};
 use crate::Result;
+use crate::error::Doing as _;
 use crate::stats::{Cpu, Memory, Pids, Stats};
 
 /// The cgroup of a container.
@@ -45,11 +49,12 @@ impl Group {
         Ok(())
     }
 
-    /// Version 2 leaves devices to programs for its virtual machine, which are not made here.
-    pub fn allow_devices(&self, rules: &[LinuxDeviceCgroup]) -> Vec<String> {
-        let denies = rules.iter().any(|rule| !rule.allow());
-        let warning = "linux.resources.devices: on cgroups version 2 devices are not restricted";
-        denies.then(|| warning.to_owned()).into_iter().collect()
+    /// By a program that the kernel asks.
+    pub fn allow_devices(&self, rules: &[Rule]) -> Result<()> {
+        let Some(program) = device_program::program(rules) else { return Ok(()) };
+        let doing = || format!("restrict the devices of {} (linux.resources.devices)", self.directory.path().display());
+        let directory = File::open(self.directory.path()).doing_with(doing)?;
+        terrarium_sys::bpf::restrict_devices(directory.as_fd(), &program).doing_with(doing)
     }
 
     pub fn set(&self, resources: &LinuxResources) -> Result<Vec<String>> {

@@ -13,6 +13,7 @@ use super::within::{Missing, Place, Root};
 use crate::error::Doing as _;
 use crate::mount_options::MountOptions;
 use crate::spec::Config;
+use crate::user_namespace::is_mapped;
 use crate::{Error, Result};
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -126,14 +127,6 @@ fn without_unmapped_group(data: &mut Vec<String>) -> bool {
     data.len() < before
 }
 
-/// Whether an ID is in a map of user_namespaces(7).
-pub(super) fn is_mapped(map: &str, id: u64) -> bool {
-    map.lines().any(|line| {
-        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        matches!(numbers[..], [first, _, count] if id >= first && id - first < count)
-    })
-}
-
 /// Where it is mounted, made if it is not there: a file for what is one, else a directory.
 fn target(root: &Root, planned: &Planned<'_>) -> Result<Place> {
     if matches!(planned.kind, "proc" | "sysfs") && !planned.options.is_bind() {
@@ -189,13 +182,6 @@ pub(super) fn finish(config: &Config) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_is_mapped_within_its_range() {
-        let map = "         0       1000          1\n    100000     100000      65536\n";
-        assert!(is_mapped(map, 0) && is_mapped(map, 100_000) && is_mapped(map, 165_535));
-        assert!(!is_mapped(map, 1) && !is_mapped(map, 165_536) && !is_mapped("", 0) && !is_mapped("x y z", 0));
-    }
 
     #[test]
     fn dev_is_told_however_it_is_written() {

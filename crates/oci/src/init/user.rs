@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Process;
 
-use super::mounts::is_mapped;
 use crate::error::Doing as _;
+use crate::user_namespace::is_mapped;
 use crate::{Error, Result};
 
 /// Takes on the process's groups and user.

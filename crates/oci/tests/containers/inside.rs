@@ -21,6 +21,7 @@ pub fn main() {
         ["write", path] => print!("{:?}", fs::write(path, "written").map_err(|error| error.kind())),
         ["overwrite-runtime"] => keep_runtime(),
         ["overwrite", fd] => overwrite(fd),
+        ["open-block", major, minor] => open_block(major, minor),
         ["variable", name] => print!("{}", std::env::var(name).unwrap_or_default().len()),
         _ => panic!("unknown: {args:?}"),
     }
@@ -48,4 +49,13 @@ fn keep_runtime() {
 fn overwrite(fd: &str) {
     let opened = File::options().write(true).open(format!("/proc/self/fd/{fd}"));
     print!("{}", if opened.and_then(|mut file| file.write_all(b"owned")).is_ok() { "overwritten" } else { "refused" });
+}
+
+/// Makes a block device and opens it, and the null device.
+fn open_block(major: &str, minor: &str) {
+    let device = rustix::fs::makedev(major.parse().expect("a number"), minor.parse().expect("a number"));
+    rustix::fs::mknodat(rustix::fs::CWD, "/disk", rustix::fs::FileType::BlockDevice, 0o600.into(), device)
+        .expect("a node");
+    let open = |path| File::open(path).map(drop).map_err(|error| error.kind());
+    print!("{:?} {:?}", open("/disk"), open("/dev/null"));
 }

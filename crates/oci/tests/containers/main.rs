@@ -4,6 +4,7 @@
 //! containers ([`inside`]).
 
 mod bundle;
+mod devices;
 mod escapes;
 mod inside;
 mod namespaces;
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
             the_runtime_cannot_be_overwritten
             no_open_files_are_passed_on
             a_working_directory_outside_is_refused;
+        devices:
+            a_disk_cannot_be_opened_on_version_2
+            nothing_restricts_devices_without_cgroups;
         namespaces:
             a_joined_user_namespace_is_entered_as_root;
     };
