@@ -58,16 +58,16 @@ pub(crate) enum Ended {
     Killed(i32),
 }
 
-/// One end of a channel of whole messages.
+/// One end of a channel of whole messages, until it is closed.
 #[derive(Debug)]
-pub(crate) struct Channel(OwnedFd);
+pub(crate) struct Channel(Option<OwnedFd>);
 
 impl Channel {
     /// Two ends of a new one.
     pub fn pair() -> Result<(Self, Self)> {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .doing("make a pair of sockets")?;
-        Ok((Self(one), Self(other)))
+        Ok((one.into(), other.into()))
     }
 
     /// Two ends, of which the first is to be taken away by whoever is forked with a copy of it: as long as that is open the
@@ -78,12 +78,12 @@ impl Channel {
     }
 
     pub fn send(&self, message: &Message) -> Result<()> {
-        send(self.as_fd(), message, &[])
+        send(self.fd()?, message, &[])
     }
 
     /// The next message; none when the other end is closed.
     pub fn receive(&self) -> Result<Option<Message>> {
-        Ok(receive(self.as_fd())?.map(|(message, _)| message))
+        Ok(receive(self.fd()?)?.map(|(message, _)| message))
     }
 
     /// Says something and waits until the other side says that it may go on.
@@ -92,9 +92,15 @@ impl Channel {
         self.wait_for_go()
     }
 
-    /// Says that nothing more comes, though the socket stays open until a program is executed.
-    pub fn close(&self) -> Result<()> {
-        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both).doing("close the channel")
+    /// Says that nothing more comes. A filter that is in force already may forbid whatever else would say so, but hardly
+    /// close(2).
+    pub fn close(&mut self) {
+        self.0 = None;
+    }
+
+    pub fn fd(&self) -> Result<BorrowedFd<'_>> {
+        let socket = self.0.as_ref().map(AsFd::as_fd);
+        socket.ok_or_else(|| Error::other("use the channel", "it is closed"))
     }
 
     /// Waits until the other side says that it may go on.
@@ -106,15 +112,9 @@ impl Channel {
     }
 }
 
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 impl From<OwnedFd> for Channel {
     fn from(socket: OwnedFd) -> Self {
-        Self(socket)
+        Self(Some(socket))
     }
 }
 
@@ -188,12 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn whoever_closes_it_ends_it() {
+        let (mut one, other) = Channel::pair().expect("a pair");
+        one.close();
+        assert_eq!(other.receive().expect("receive"), None);
+        assert!(one.send(&Message::Go).is_err());
+    }
+
+    #[test]
     fn file_descriptors_come_along() {
         let (one, other) = Channel::pair().expect("a pair");
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        send(one.as_fd(), &"here", &[writer.as_fd()]).expect("send");
+        send(one.fd().expect("open"), &"here", &[writer.as_fd()]).expect("send");
         drop(writer);
-        let (text, descriptors) = receive::<String>(other.as_fd()).expect("receive").expect("a message");
+        let (text, descriptors) = receive::<String>(other.fd().expect("open")).expect("receive").expect("a message");
         assert_eq!((text.as_str(), descriptors.len()), ("here", 1));
         drop(descriptors);
         assert_eq!(std::io::read_to_string(reader).expect("all writers are closed"), "");

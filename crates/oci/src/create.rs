@@ -105,13 +105,13 @@ impl<'a> Creation<'a> {
         let devices = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
         self.cgroups.allow_devices(devices)?;
         nix::sys::prctl::set_child_subreaper(true).doing("become a subreaper")?;
-        let (ours, theirs) = Channel::pair_for_fork()?;
+        let (ours, mut theirs) = Channel::pair_for_fork()?;
         let state = self.state(Status::Creating, None)?;
         let (config, options) = (self.config, self.options);
-        self.stage = Some(fork(&theirs, || {
+        self.stage = Some(fork(&mut theirs, |theirs| {
             self.lock.let_go();
             drop(ours.take());
-            stage(config, options, process, state, luggage, &theirs)
+            stage(config, options, process, state, luggage, theirs)
         })?);
         drop(theirs);
         let ours = ours.take().ok_or_else(|| Error::other("create a container", "the channel is gone"))?;
@@ -162,6 +162,9 @@ impl<'a> Creation<'a> {
 
     fn forked(&mut self, pid: Pid, keeper: bool, process: &Process) -> Result<()> {
         let stage = self.stage.take();
+        if !keeper {
+            self.directory.remove_keeper_socket();
+        }
         match stage {
             Some(stage) if keeper => self.keeper = ProcessRef::of(stage),
             Some(stage) => reap(stage),
@@ -270,7 +273,7 @@ fn stage(
     process: &Process,
     state: State,
     luggage: Luggage,
-    channel: &Channel,
+    channel: &mut Channel,
 ) -> Result<Infallible> {
     close_files(options.preserve_fds)?;
     config.namespaces.join()?;
@@ -287,7 +290,7 @@ fn stage(
     // Nobody inside is to read this program's memory or files before it is the container's. Only as long as nobody is
     // inside, in a pid namespace that has just been made, may the stage look at its child.
     nix::sys::prctl::set_dumpable(keeper.is_some()).doing("hide from those inside")?;
-    let init = fork(channel, || {
+    let init = fork(channel, |channel| {
         channel.wait_for_go()?;
         nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;
         let process = Rights { process, filter, capabilities, channel };
@@ -306,6 +309,8 @@ fn stage(
     };
     nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;
     channel.send(&Message::Forked { pid: init.as_raw(), keeper: stays.is_some() })?;
+    // Only init is to have it: by its end the runtime knows that init waits for the start.
+    channel.close();
     match stays {
         Some(keeper) => keeper.run(config, init),
         None => std::process::exit(0),

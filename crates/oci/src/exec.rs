@@ -51,7 +51,7 @@ impl Exec<'_> {
         let process = self.inherited()?;
         let console = console::connect(&process, self.options.console_socket.as_deref(), "process")?;
         nix::sys::prctl::set_child_subreaper(true).doing("become a subreaper")?;
-        let (ours, theirs) = Channel::pair_for_fork()?;
+        let (ours, mut theirs) = Channel::pair_for_fork()?;
         let pid = if self.saved.keeper.is_some() {
             if self.options.preserve_fds > 0 {
                 return Err(Error::Unsupported("--preserve-fds in a container with a keeper"));
@@ -66,9 +66,9 @@ impl Exec<'_> {
             if !self.saved.init.lives() {
                 return Err(Error::other("start a process", "the container has ended"));
             }
-            let stage = fork(&theirs, || {
+            let stage = fork(&mut theirs, |theirs| {
                 drop(ours.take());
-                self.stage(namespaces, &process, console, &theirs)
+                self.stage(namespaces, &process, console, theirs)
             })?;
             drop(theirs);
             self.listen(&taken(&ours)?, Some(stage), &process)?
@@ -106,7 +106,7 @@ impl Exec<'_> {
         namespaces: Theirs,
         process: &Process,
         console: Option<OwnedFd>,
-        channel: &Channel,
+        channel: &mut Channel,
     ) -> Result<Infallible> {
         close_files(self.options.preserve_fds)?;
         // What is read of the kernel is read before its /proc is the container's.
@@ -117,7 +117,7 @@ impl Exec<'_> {
         if has_user_namespace {
             become_root()?;
         }
-        let pid = fork(channel, || become_program(process, filter, console, channel))?;
+        let pid = fork(channel, |channel| become_program(process, filter, console, channel))?;
         channel.send(&Message::Forked { pid: pid.as_raw(), keeper: false })?;
         std::process::exit(0)
     }
@@ -176,7 +176,7 @@ pub(crate) fn inside(
     config: &Config,
     process: &Process,
     console: Option<OwnedFd>,
-    channel: &Channel,
+    channel: &mut Channel,
 ) -> Result<Infallible> {
     become_program(process, filter_of(config)?, console, channel)
 }
@@ -185,7 +185,7 @@ fn become_program(
     process: &Process,
     filter: Option<Filter>,
     console: Option<OwnedFd>,
-    channel: &Channel,
+    channel: &mut Channel,
 ) -> Result<Infallible> {
     channel.wait_for_go()?;
     nix::unistd::setsid().doing("lead a session")?;

@@ -12,11 +12,11 @@ use crate::signal::Signal;
 
 /// Forks a process that does this and nothing else: it ends as a program that was executed, or with what it says of its
 /// failure. It starts with no signal blocked or ignored.
-pub(crate) fn fork(channel: &Channel, body: impl FnOnce() -> Result<Infallible>) -> Result<Pid> {
+pub(crate) fn fork(channel: &mut Channel, body: impl FnOnce(&mut Channel) -> Result<Infallible>) -> Result<Pid> {
     match process::fork().doing("fork")? {
         Fork::Parent(pid) => Ok(Pid::from_raw(pid)),
         Fork::Child => {
-            let failed = process::reset_signals().doing("reset the signals").and_then(|()| body());
+            let failed = process::reset_signals().doing("reset the signals").and_then(|()| body(channel));
             let Err(error) = failed;
             // Nobody listens any more once a container is created: then its own stderr is the place.
             if channel.send(&Message::Failed(error.chain())).is_err() {

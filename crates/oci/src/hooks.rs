@@ -2,15 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Hook, Hooks, State};
-use rustix::fs::MemfdFlags;
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory_file};
 
 /// Where the hooks of a kind are.
 type Of = fn(&Hooks) -> &Option<Vec<Hook>>;
@@ -48,10 +47,9 @@ pub(crate) fn run_all(kind: &'static str, hooks: &[Hook], state: &State) -> Vec<
 }
 
 fn run_one(hook: &Hook, state: &State) -> Result<(), String> {
-    let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
     let path = hook.path().display();
     let start = || {
-        let (stdin, stderr) = (in_memory(&text)?, in_memory(&[])?);
+        let (stdin, stderr) = (memory_file::of(state)?, memory_file::with(&[])?);
         Ok::<_, io::Error>((command(hook).stdin(stdin).stderr(stderr.try_clone()?).spawn()?, stderr))
     };
     let (mut child, mut stderr) = start().map_err(|error| format!("start {path}: {error}"))?;
@@ -62,14 +60,6 @@ fn run_one(hook: &Hook, state: &State) -> Result<(), String> {
         return Err(format!("{path} took longer than its timeout"));
     };
     if status.success() { Ok(()) } else { Err(format!("{path} ended with {status}{}", said(&mut stderr))) }
-}
-
-/// A file that, unlike a pipe, neither blocks nor breaks, whatever the hook does with it.
-fn in_memory(text: &[u8]) -> io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("hook", MemfdFlags::CLOEXEC)?);
-    file.write_all(text)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// The first of its arguments is its name for itself. It has the environment that it is given, and no other.

@@ -5,7 +5,7 @@
 //! process there when it is asked to. It is in all the container's other namespaces already.
 //!
 //! ```text
-//! runtime ──exec.json, fds──▶ keeper ──fork──▶ process
+//! runtime ──process, fds──▶ keeper ──fork──▶ process
 //!    └─fork─▶ proxy ◀── Ended ──┘ waits for it
 //! ```
 //!
@@ -34,24 +34,25 @@ use crate::error::Doing as _;
 use crate::exec;
 use crate::foreground::{pass_on, signals};
 use crate::fork::fork;
+use crate::memory_file;
 use crate::spec::Config;
 
 const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
-/// What the keeper is asked for. With it come standard streams, the channel, and the console socket if there is one.
+/// What the keeper is asked for: the process that is in the file which comes with this, since that may be longer than a
+/// message. After that come standard streams, the channel, and the console socket if there is one.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    process: Process,
-}
+struct Start;
 
 /// A keeper to be.
 #[derive(Debug)]
 pub(crate) struct Keeper(OwnedFd);
 
-/// Who waits for a process that was started.
+/// Who asks for a process, and then waits for it.
 struct Client {
     connection: Channel,
-    pid: Pid,
+    /// None until it has said what it asks for.
+    pid: Option<Pid>,
 }
 
 impl Keeper {
@@ -72,20 +73,19 @@ impl Keeper {
     pub fn run(self, config: &Config, init: Pid) -> Result<Infallible> {
         // The one that it has is outside of the container.
         rustix::process::chdir("/").doing("enter the root")?;
+        // What is typed at the terminal of whoever created the container is not for those in it.
+        nix::unistd::setsid().doing("lead a session")?;
         let signals = signals()?;
-        let mut clients = Vec::new();
+        let mut clients: Vec<Client> = Vec::new();
         loop {
-            let connections = clients.iter().map(|client: &Client| client.connection.as_fd());
+            let connections = clients.iter().map(|client| client.connection.fd()).collect::<Result<Vec<_>>>()?;
             let ready = wait_for_any([self.0.as_fd(), signals.as_fd()].into_iter().chain(connections))?;
-            // Who hangs up gives up its process.
-            let given_up: Vec<Pid> =
-                clients.iter().zip(&ready[2..]).filter(|(_, ready)| **ready).map(|(client, _)| client.pid).collect();
-            for pid in &given_up {
-                let _ = terrarium_sys::process::kill(pid.as_raw(), SIGKILL);
-            }
-            clients.retain(|client| !given_up.contains(&client.pid));
+            let of_clients = clients.into_iter().zip(&ready[2..]);
+            clients = of_clients
+                .filter_map(|(client, ready)| if *ready { client.answer(config) } else { Some(client) })
+                .collect();
             if ready[0] {
-                clients.extend(self.serve(config));
+                clients.extend(self.accept());
             }
             if ready[1] {
                 pass_on(&signals, init)?;
@@ -98,28 +98,46 @@ impl Keeper {
         }
     }
 
-    /// Starts a process for whoever asks. That it could not be started is told through the channel, or by its end.
-    fn serve(&self, config: &Config) -> Option<Client> {
+    fn accept(&self) -> Option<Client> {
         let connection = rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC).ok()?;
-        let (request, descriptors) = channel::receive::<Request>(connection.as_fd()).ok()??;
-        let mut descriptors = descriptors.into_iter();
-        let streams = [descriptors.next()?, descriptors.next()?, descriptors.next()?];
-        let channel = Channel::from(descriptors.next()?);
-        let console = descriptors.next();
-        let started = fork(&channel, || {
-            rustix::stdio::dup2_stdin(&streams[0]).doing("take over stdin")?;
-            rustix::stdio::dup2_stdout(&streams[1]).doing("take over stdout")?;
-            rustix::stdio::dup2_stderr(&streams[2]).doing("take over stderr")?;
-            drop(streams);
-            exec::inside(config, &request.process, console, &channel)
-        });
-        let told = match &started {
-            Ok(pid) => Message::Forked { pid: pid.as_raw(), keeper: false },
-            Err(error) => Message::Failed(error.chain()),
-        };
-        let _ = channel.send(&told);
-        Some(Client { connection: connection.into(), pid: started.ok()? })
+        Some(Client { connection: connection.into(), pid: None })
     }
+}
+
+impl Client {
+    /// Starts what it asks for. Who says anything after that hangs up, and gives up its process.
+    fn answer(self, config: &Config) -> Option<Self> {
+        if let Some(pid) = self.pid {
+            let _ = terrarium_sys::process::kill(pid.as_raw(), SIGKILL);
+            return None;
+        }
+        let (Start, descriptors) = channel::receive(self.connection.fd().ok()?).ok()??;
+        let pid = start(descriptors, config)?;
+        Some(Self { pid: Some(pid), ..self })
+    }
+}
+
+/// Starts a process. That it could not be started is told through the channel, or by its end.
+fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
+    let mut descriptors = descriptors.into_iter();
+    let process = File::from(descriptors.next()?);
+    let streams = [descriptors.next()?, descriptors.next()?, descriptors.next()?];
+    let mut channel = Channel::from(descriptors.next()?);
+    let console = descriptors.next();
+    let started = fork(&mut channel, |channel| {
+        rustix::stdio::dup2_stdin(&streams[0]).doing("take over stdin")?;
+        rustix::stdio::dup2_stdout(&streams[1]).doing("take over stdout")?;
+        rustix::stdio::dup2_stderr(&streams[2]).doing("take over stderr")?;
+        drop(streams);
+        let process: Process = memory_file::read(process).doing("read what is asked for")?;
+        exec::inside(config, &process, console, channel)
+    });
+    let told = match &started {
+        Ok(pid) => Message::Forked { pid: pid.as_raw(), keeper: false },
+        Err(error) => Message::Failed(error.chain()),
+    };
+    let _ = channel.send(&told);
+    started.ok()
 }
 
 /// Asks a keeper to start a process, with this process's standard streams. Returns the connection, by which it tells of
@@ -133,20 +151,22 @@ pub(crate) fn ask(path: &Path, process: &Process, channel: &Channel, console: Op
     };
     let connection = connect().doing_with(|| format!("connect to the keeper at {}", path.display()))?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let mut descriptors = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), channel.as_fd()];
+    let process = memory_file::of(process).doing("write what is asked for")?;
+    let mut descriptors = vec![process.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), channel.fd()?];
     descriptors.extend(console.map(AsFd::as_fd));
-    channel::send(connection.as_fd(), &Request { process: process.clone() }, &descriptors)?;
+    channel::send(connection.as_fd(), &Start, &descriptors)?;
     Ok(connection)
 }
 
 /// Forks the proxy of a process that a keeper has started: whoever waits for it learns how that one ended.
 pub(crate) fn fork_proxy(connection: OwnedFd, process: Pid) -> Result<Pid> {
-    let connection = Channel::from(connection);
-    fork(&connection, || {
+    let mut connection = Channel::from(connection);
+    fork(&mut connection, |connection| {
+        nix::unistd::setsid().doing("lead a session")?;
         let_go_of_standard_streams()?;
         let signals = signals()?;
         loop {
-            let ready = wait_for_any([connection.as_fd(), signals.as_fd()].into_iter())?;
+            let ready = wait_for_any([connection.fd()?, signals.as_fd()].into_iter())?;
             if ready[1] {
                 pass_on(&signals, process)?;
             }
@@ -200,7 +220,7 @@ fn reap(clients: &mut Vec<Client>, init: Pid, how: WaitOptions) -> Option<Ended>
         if pid == init {
             of_init = Some(ended);
         }
-        if let Some(index) = clients.iter().position(|client| client.pid == pid) {
+        if let Some(index) = clients.iter().position(|client| client.pid == Some(pid)) {
             let _ = clients.swap_remove(index).connection.send(&Message::Ended(ended));
         }
     }

@@ -156,6 +156,11 @@ impl StateDir {
         self.0.join("keeper.sock")
     }
 
+    /// Where none stays after all, nobody is to be looked for.
+    pub fn remove_keeper_socket(&self) {
+        let _ = fs::remove_file(self.keeper_socket());
+    }
+
     fn fifo(&self) -> PathBuf {
         self.0.join("exec.fifo")
     }
@@ -169,19 +174,21 @@ impl StateDir {
         File::options().read(true).write(true).open(&path).doing_with(|| format!("open {}", path.display()))
     }
 
-    /// Whether the container waits for its start.
+    /// Whether the container waits for its start. Without anybody who waits, the fifo is left over from a start that was
+    /// cut off.
     pub fn has_fifo(&self) -> bool {
-        self.fifo().exists()
+        self.open_fifo().is_ok()
+    }
+
+    fn open_fifo(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(self.fifo())
     }
 
     /// Lets the container's process go on. It fails with `ENXIO` if that has ended.
     pub fn release(&self) -> Result<()> {
-        let path = self.fifo();
         let release = || {
-            let mut fifo =
-                OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path)?;
-            fifo.write_all(&[0])?;
-            fs::remove_file(&path)
+            self.open_fifo()?.write_all(&[0])?;
+            fs::remove_file(self.fifo())
         };
         release().doing("let the container's process go on")
     }
@@ -247,5 +254,15 @@ mod tests {
         directory.release().expect("released");
         waiting.read_exact(&mut [0]).expect("released");
         assert!(!directory.has_fifo() && directory.release().is_err());
+    }
+
+    #[test]
+    fn a_fifo_at_which_nobody_waits_says_nothing() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (directory, _lock) = StateDir::create(root.path(), &"one".parse().expect("an ID")).expect("made");
+        let waiting = directory.make_fifo().expect("made");
+        assert!(directory.has_fifo());
+        drop(waiting);
+        assert!(!directory.has_fifo() && directory.fifo().exists());
     }
 }

@@ -8,7 +8,7 @@ mod device_program;
 mod devices;
 mod directory;
 mod limits;
-mod mounts;
+pub(crate) mod mounts;
 mod setting;
 mod v1;
 mod v2;

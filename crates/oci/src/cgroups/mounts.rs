@@ -1,11 +1,10 @@
 //! Where the hierarchies are mounted, and where in them a container's cgroup goes.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::Doing;
-use crate::{Error, Result};
+use crate::{Error, Result, mountinfo};
 
 /// The controllers of version 1 that containers use, as with runc. Others, such as gVisor's `job`, are left alone: who
 /// manages the cgroups above a container's does not know them, and would leave them behind.
@@ -37,6 +36,14 @@ pub struct Mount {
     pub point: PathBuf,
 }
 
+impl Mount {
+    fn of(line: &mountinfo::Line<'_>) -> Self {
+        let known = line.options.split(',').filter(|option| CONTROLLERS.contains(option));
+        let controllers = known.map(str::to_owned).collect();
+        Self { controllers, root: line.root.clone(), point: line.point.clone() }
+    }
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mounts {
@@ -56,8 +63,9 @@ impl Mounts {
     /// `mountinfo` and `cgroup` as in proc(5).
     pub fn parse(mountinfo: &str, cgroup: &str) -> Self {
         let mut mounts = Self::default();
-        for (kind, mount) in mountinfo.lines().filter_map(mount) {
-            match kind {
+        for line in mountinfo::parse(mountinfo) {
+            let mount = Mount::of(&line);
+            match line.kind {
                 "cgroup2" if mounts.v2.is_none() => mounts.v2 = Some(mount),
                 // A hierarchy can be mounted at several places: the first is the usual one.
                 "cgroup" if !mounts.v1.iter().any(|other| other.controllers == mount.controllers) => {
@@ -78,11 +86,7 @@ impl Mounts {
         if path.starts_with('/') {
             return mount.point.join(inner);
         }
-        let own = self.own.iter().find(|(controllers, _)| match mount.controllers.first() {
-            Some(controller) => controllers.contains(controller),
-            None => controllers.is_empty(),
-        });
-        let own = own.map_or(Path::new("/"), |(_, path)| path);
+        let own = self.own(mount).unwrap_or(Path::new("/"));
         // Where only a part of the hierarchy is mounted, as in a container, the own path is told in full.
         let own = own.strip_prefix(&mount.root).unwrap_or(own);
         let own = match mount.controllers.is_empty() {
@@ -91,6 +95,22 @@ impl Mounts {
             false => own,
         };
         mount.point.join(normal(own)).join(inner)
+    }
+
+    /// The caller's own cgroup in a hierarchy, by its path from the hierarchy's root.
+    fn own(&self, mount: &Mount) -> Option<&Path> {
+        let own = self.own.iter().find(|(controllers, _)| match mount.controllers.first() {
+            Some(controller) => controllers.contains(controller),
+            None => controllers.is_empty(),
+        });
+        own.map(|(_, path)| path.as_path())
+    }
+
+    /// The directory of the caller's own cgroup, if it is below what is mounted. It is not where a cgroup namespace was
+    /// made after the mount: the caller's cgroup is then the root, and that of the mount is above it.
+    pub fn own_directory(&self, mount: &Mount) -> Option<PathBuf> {
+        let below = self.own(mount)?.strip_prefix(&mount.root).ok()?;
+        Some(mount.point.join(below))
     }
 }
 
@@ -122,42 +142,10 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// The mount that a line of mountinfo describes, with the file system's type.
-fn mount(line: &str) -> Option<(&str, Mount)> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ').skip(3);
-    let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
-    let mut file_system = file_system.split(' ');
-    let kind = file_system.next()?;
-    let options = file_system.nth(1)?;
-    let controllers = options.split(',').filter(|option| CONTROLLERS.contains(option)).map(str::to_owned).collect();
-    Some((kind, Mount { controllers, root, point }))
-}
-
 fn own(line: &str) -> Option<(Vec<String>, PathBuf)> {
     let mut fields = line.splitn(3, ':').skip(1);
     let controllers = fields.next()?.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     Some((controllers, PathBuf::from(fields.next()?)))
-}
-
-/// Space, tab, newline and backslash are octal there.
-fn unescape(field: &str) -> PathBuf {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let octal = tail.get(..3).filter(|_| *first == b'\\');
-        match octal.and_then(|octal| u8::from_str_radix(str::from_utf8(octal).ok()?, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&plain))
 }
 
 #[cfg(test)]
@@ -223,6 +211,19 @@ mod tests {
         let mounts = Mounts::parse("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 none rw", "0::/user/session");
         let mount = mounts.v2.clone().expect("it is mounted");
         assert_eq!(mounts.directory(&mount, "one"), Path::new("/sys/fs/cgroup/user/one"));
+    }
+
+    #[test]
+    fn the_own_cgroup_is_below_the_mount_or_not_shown() {
+        let mounts = Mounts::parse(
+            "31 30 0:27 / /cg/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+             32 30 0:28 /pods /cg/memory rw - cgroup cgroup rw,memory\n\
+             33 30 0:29 /../.. /cg/pids rw - cgroup cgroup rw,pids\n\
+             34 30 0:30 / /cg/freezer rw - cgroup none rw,freezer",
+            "5:cpuacct,cpu:/pods/a\n4:memory:/pods/a\n3:pids:/\n0::/unified",
+        );
+        let shown: Vec<_> = mounts.v1.iter().map(|mount| mounts.own_directory(mount)).collect();
+        assert_eq!(shown, [Some("/cg/cpu,cpuacct/pods/a".into()), Some("/cg/memory/a".into()), None, None]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A container's view of its cgroups, at a mount of type `cgroup`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -10,38 +9,49 @@ use super::mounts::{Planned, make_one};
 use super::rootfs::{NONE, remount};
 use super::within::{Missing, Root};
 use crate::Result;
+use crate::cgroups::mounts::{Mount, Mounts};
 use crate::error::Doing as _;
 use crate::mount_options::MountOptions;
 
-/// Where a hierarchy of cgroup v1 is mounted, and the part of it that this process is in.
-#[derive(Debug, PartialEq, Eq)]
-struct Hierarchy {
-    mount_point: PathBuf,
-    own: PathBuf,
-}
+const ATTRIBUTES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// Mounts what this process's kernel has: a directory with the own cgroup of each hierarchy, or the unified one.
-pub(super) fn make(root: &Root, planned: &Planned<'_>) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
-    let cgroups = fs::read_to_string("/proc/self/cgroup").doing("read /proc/self/cgroup")?;
-    let hierarchies = hierarchies(&mounts, &cgroups);
-    if hierarchies.is_empty() && mounts.lines().any(|line| line.contains(" - cgroup2 ")) {
+pub(super) fn make(root: &Root, planned: &Planned<'_>, has_namespace: bool) -> Result<()> {
+    let mounts = Mounts::look()?;
+    if mounts.v1.is_empty() && mounts.v2.is_some() {
         return unified(root, planned);
     }
     let place = root.place(planned.destination, Missing::Directory)?;
-    let attributes = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let what = || format!("mount cgroups on {}", planned.destination.display());
-    mount(Some("tmpfs"), &place.path(), Some("tmpfs"), attributes, Some("mode=755")).doing_with(what)?;
-    for hierarchy in &hierarchies {
-        let name = hierarchy.mount_point.file_name().unwrap_or_default();
-        show(root, planned, &hierarchy.own, &planned.destination.join(name))?;
+    mount(Some("tmpfs"), &place.path(), Some("tmpfs"), ATTRIBUTES, Some("mode=755")).doing_with(what)?;
+    for hierarchy in &mounts.v1 {
+        let name = hierarchy.point.file_name().unwrap_or_default();
+        let destination = planned.destination.join(name);
+        if has_namespace {
+            mount_again(root, planned, hierarchy, &destination)?;
+        } else if let Some(own) = mounts.own_directory(hierarchy) {
+            show(root, planned, &own, &destination)?;
+        } else {
+            continue;
+        }
         link_each(root, planned.destination, &name.to_string_lossy())?;
     }
     if planned.options.flags.contains(MsFlags::MS_RDONLY) {
         let place = root.find(planned.destination)?;
-        remount(&place.path(), attributes | MsFlags::MS_RDONLY).doing_with(what)?;
+        remount(&place.path(), ATTRIBUTES | MsFlags::MS_RDONLY).doing_with(what)?;
     }
     Ok(())
+}
+
+/// A hierarchy, of which a mount that is made in a cgroup namespace shows only the part of that.
+fn mount_again(root: &Root, planned: &Planned<'_>, hierarchy: &Mount, destination: &Path) -> Result<()> {
+    let options = MountOptions {
+        flags: ATTRIBUTES | (planned.options.flags & MsFlags::MS_RDONLY),
+        cleared: MsFlags::empty(),
+        propagation: planned.options.propagation.clone(),
+        data: hierarchy.controllers.clone(),
+    };
+    make_one(root, &Planned { destination, kind: "cgroup", source: "cgroup".into(), options })
 }
 
 /// The unified hierarchy. Where it cannot be mounted, in a user namespace without a cgroup namespace, the one from outside
@@ -77,55 +87,4 @@ fn link_each(root: &Root, directory: &Path, name: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The hierarchies of cgroup v1 by mountinfo, with this process's cgroup in them by `/proc/self/cgroup`.
-fn hierarchies(mounts: &str, cgroups: &str) -> Vec<Hierarchy> {
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let (mount, file_system) = line.split_once(" - ")?;
-            let mut fields = mount.split(' ').skip(3);
-            let (root, mount_point) = (fields.next()?, fields.next()?);
-            let mut file_system = file_system.split(' ');
-            if file_system.next()? != "cgroup" {
-                return None;
-            }
-            let options = file_system.nth(1)?;
-            let own = own_cgroup(cgroups, options)?;
-            let below = Path::new(own).strip_prefix(root).unwrap_or(Path::new(""));
-            Some(Hierarchy { mount_point: mount_point.into(), own: Path::new(mount_point).join(below) })
-        })
-        .collect()
-}
-
-/// The cgroup of the hierarchy that has one of these controllers, or this name.
-fn own_cgroup<'a>(cgroups: &'a str, options: &str) -> Option<&'a str> {
-    cgroups.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        controllers.split(',').any(|controller| options.split(',').any(|option| option == controller)).then_some(path)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_own_cgroup_is_below_the_mount() {
-        let mounts = "30 24 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
-                      31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
-                      32 30 0:28 /pods /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-                      33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup systemd rw,xattr,name=systemd\n\
-                      34 30 0:30 / /sys/fs/cgroup/pids rw - cgroup none rw,pids\n";
-        let cgroups = "5:cpuacct,cpu:/pods/a\n4:memory:/pods/a\n1:name=systemd:/\n0::/unified\n";
-        let expected = [
-            ("/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct/pods/a"),
-            ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/a"),
-            ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/systemd/"),
-        ]
-        .map(|(mount_point, own)| Hierarchy { mount_point: mount_point.into(), own: own.into() });
-        assert_eq!(hierarchies(mounts, cgroups), expected);
-    }
 }

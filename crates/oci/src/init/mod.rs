@@ -47,7 +47,7 @@ pub(crate) struct Rights<'a> {
     pub process: &'a Process,
     pub filter: Option<Filter>,
     pub capabilities: Capabilities,
-    pub channel: &'a Channel,
+    pub channel: &'a mut Channel,
 }
 
 impl Init<'_> {
@@ -63,10 +63,9 @@ impl Init<'_> {
         self.finish_root()?;
         self.set_names()?;
         let mut fifo = self.fifo;
-        let channel = self.process.channel;
         let program = self.process.take_away()?;
         // By this the runtime knows that everything went well.
-        channel.close()?;
+        self.process.channel.close();
         fifo.read_exact(&mut [0]).doing("wait for the start")?;
         drop(fifo);
         let state = current(&mut self.state, ContainerState::Created);
@@ -124,7 +123,7 @@ impl Init<'_> {
 
 impl Rights<'_> {
     /// Takes away what the process is not to have, and finds its program.
-    fn take_away(self) -> Result<Program> {
+    fn take_away(&mut self) -> Result<Program> {
         let process = self.process;
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
         nix::sys::stat::umask(Mode::from_bits_truncate(process.user().umask().unwrap_or(0o022)));
@@ -133,30 +132,34 @@ impl Rights<'_> {
         }
         self.channel.ask(&Message::Ready)?;
         // It takes a right that goes next; where none is needed it comes last, so that it forbids nothing of this.
-        let (early, late) = if no_new_privileges { (None, self.filter) } else { (self.filter, None) };
+        let filter = self.filter.take();
+        let (early, late) = if no_new_privileges { (None, filter) } else { (filter, None) };
+        // The working directory may be one that only the runtime may enter, or one that only the user may. If the former,
+        // nothing is asked about it that a filter could forbid.
+        let entered = match rustix::process::chdir(process.cwd()) {
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => false,
+            other => {
+                other.doing_with(|| format!("enter {}", process.cwd().display()))?;
+                check_working_directory()?;
+                true
+            }
+        };
         early.map_or(Ok(()), |filter| filter.apply())?;
-        // The working directory may be one that only the user may enter, or one that only the runtime may.
-        let entered = rustix::process::chdir(process.cwd());
-        if !matches!(entered, Ok(()) | Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)) {
-            entered.doing_with(|| format!("enter {}", process.cwd().display()))?;
-        }
         self.capabilities.apply(|| {
             user::take_on(process)?;
-            match entered {
-                Ok(()) => Ok(()),
-                Err(_) => {
-                    rustix::process::chdir(process.cwd()).doing_with(|| format!("enter {}", process.cwd().display()))
-                }
+            if !entered {
+                rustix::process::chdir(process.cwd()).doing_with(|| format!("enter {}", process.cwd().display()))?;
+                check_working_directory()?;
             }
+            Ok(())
         })?;
-        check_working_directory()?;
         let program = Program::find(process)?;
         late.map_or(Ok(()), |filter| filter.apply())?;
         Ok(program)
     }
 
     /// The same, and becomes the program at once. The channel is closed by that, so even its failure is told.
-    pub fn become_program(self) -> Result<Infallible> {
+    pub fn become_program(mut self) -> Result<Infallible> {
         self.take_away()?.execute()
     }
 }

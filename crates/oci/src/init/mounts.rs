@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxNamespaceType, Mount};
+use rustix::fs::Mode;
 
 use super::cgroup_mount;
 use super::rootfs::{FORBIDDING, NONE, check_proc, flags_of, remount};
@@ -53,11 +54,14 @@ pub(super) fn fills_dev(config: &Config) -> bool {
 
 /// Makes all of them, in their order.
 pub(super) fn make(root: &Root, config: &Config) -> Result<()> {
+    let has_cgroup_namespace = config.namespaces.has(LinuxNamespaceType::Cgroup);
     for (index, mount) in config.spec.mounts().iter().flatten().enumerate() {
         let planned = Planned::new(mount, &config.bundle)
             .map_err(|problem| Error::spec(format!("mounts[{index}].options"), problem))?;
         match planned.kind {
-            "cgroup" | "cgroup2" if !planned.options.is_bind() => cgroup_mount::make(root, &planned)?,
+            "cgroup" | "cgroup2" if !planned.options.is_bind() => {
+                cgroup_mount::make(root, &planned, has_cgroup_namespace)?
+            }
             _ => make_one(root, &planned)?,
         }
     }
@@ -79,6 +83,9 @@ pub(super) fn make_one(root: &Root, planned: &Planned<'_>) -> Result<()> {
     mount_on(&target, planned, flags).doing_with(what)?;
     // What was held is what is now below the mount.
     let target = root.find(target.inside())?;
+    if planned.kind == "devpts" && !planned.options.is_bind() {
+        open_to_all(&target).doing_with(what)?;
+    }
     for propagation in &planned.options.propagation {
         mount(NONE, &target.path(), NONE, *propagation, NONE)
             .doing_with(|| format!("{}: set its propagation", what()))?;
@@ -91,6 +98,15 @@ pub(super) fn make_one(root: &Root, planned: &Planned<'_>) -> Result<()> {
         remount(&target.path(), attributes | kept).doing_with(|| format!("{}: set its flags", what()))?;
     }
     Ok(())
+}
+
+/// In gVisor the mode for terminals is that of the root of devpts, too, and so nobody but its owner would find one.
+fn open_to_all(terminals: &Place) -> std::io::Result<()> {
+    let stat = terminals.stat()?;
+    if stat.st_mode & 0o001 != 0 {
+        return Ok(());
+    }
+    Ok(rustix::fs::chmod(terminals.path(), Mode::from_raw_mode(0o755))?)
 }
 
 /// The mount itself. The mode of a directory that a tmpfs hides is that of the tmpfs, unless it is given one.

@@ -7,9 +7,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::Doing as _;
-use crate::mount_options;
 use crate::spec::Config;
-use crate::{Error, Result};
+use crate::{Error, Result, mount_options, mountinfo};
 
 /// What mount(2) is given where it reads nothing.
 pub(super) const NONE: Option<&str> = None;
@@ -21,18 +20,20 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
     let propagation = asked.and_then(mount_options::propagation).unwrap_or(MsFlags::MS_SLAVE | MsFlags::MS_REC);
     mount(NONE, "/", NONE, propagation, NONE).doing("part the mounts from those outside")?;
     let rootfs = &config.rootfs;
-    make_parent_private(rootfs)?;
+    part_parent(rootfs, propagation)?;
     mount(Some(rootfs), rootfs, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .doing_with(|| format!("bind {} to itself", rootfs.display()))
 }
 
-/// pivot_root(2) wants the mount above the new root private; and were it shared, the new root would be seen outside.
-fn make_parent_private(rootfs: &Path) -> Result<()> {
+/// pivot_root(2) wants the mount above the new root not to be shared; and were it, the new root would be seen outside. What
+/// is mounted outside later still comes to what is bound from it, unless the container itself is to share its mounts.
+fn part_parent(rootfs: &Path, propagation: MsFlags) -> Result<()> {
+    let how = if propagation.contains(MsFlags::MS_SHARED) { MsFlags::MS_PRIVATE } else { MsFlags::MS_SLAVE };
     for path in rootfs.ancestors() {
-        match mount(NONE, path, NONE, MsFlags::MS_PRIVATE, NONE) {
+        match mount(NONE, path, NONE, how, NONE) {
             // It is not where something is mounted.
             Err(Errno::EINVAL) if path != Path::new("/") => {}
-            other => return other.doing_with(|| format!("make {} private", path.display())),
+            other => return other.doing_with(|| format!("part {} from the mounts outside", path.display())),
         }
     }
     Ok(())
@@ -64,17 +65,18 @@ fn pivot(rootfs: &Path) -> Result<()> {
 /// procfs and sysfs are taken off first: the kernel lets a process mount them anew only as it sees them already.
 fn move_root(rootfs: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
-    let outside = mounts.lines().filter_map(pseudo_file_system).filter(|path| !Path::new(path).starts_with(rootfs));
-    for path in outside {
-        match mount(NONE, path, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE) {
+    let outside =
+        mountinfo::parse(&mounts).filter(is_pseudo_file_system).filter(|line| !line.point.starts_with(rootfs));
+    for path in outside.map(|line| line.point) {
+        match mount(NONE, &path, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE) {
             // What it was mounted in is gone already.
             Err(Errno::ENOENT) => continue,
-            other => other.doing_with(|| format!("part {path}"))?,
+            other => other.doing_with(|| format!("part {}", path.display()))?,
         }
-        match umount2(path, MntFlags::MNT_DETACH) {
-            Err(Errno::EINVAL | Errno::EPERM) => mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), NONE)
-                .doing_with(|| format!("cover {path}"))?,
-            other => other.doing_with(|| format!("unmount {path}"))?,
+        match umount2(&path, MntFlags::MNT_DETACH) {
+            Err(Errno::EINVAL | Errno::EPERM) => mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), NONE)
+                .doing_with(|| format!("cover {}", path.display()))?,
+            other => other.doing_with(|| format!("unmount {}", path.display()))?,
         }
     }
     rustix::process::chdir(rootfs).doing_with(|| format!("enter {}", rootfs.display()))?;
@@ -83,12 +85,9 @@ fn move_root(rootfs: &Path) -> Result<()> {
     rustix::process::chdir("/").doing("enter the new root")
 }
 
-/// Where a whole procfs or sysfs is mounted, by its line in mountinfo (proc_pid_mountinfo(5)).
-fn pseudo_file_system(line: &str) -> Option<&str> {
-    let (mount, kind) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ').skip(3);
-    let (root, path) = (fields.next()?, fields.next()?);
-    (root == "/" && matches!(kind.split(' ').next(), Some("proc" | "sysfs"))).then_some(path)
+/// Whether it is a whole procfs or sysfs.
+fn is_pseudo_file_system(line: &mountinfo::Line<'_>) -> bool {
+    line.root == Path::new("/") && matches!(line.kind, "proc" | "sysfs")
 }
 
 /// Makes the root read-only, from inside.
@@ -154,11 +153,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_pseudo_file_systems_are_told_by_their_lines() {
-        let line = |root: &str, kind: &str| format!("22 28 0:21 {root} /proc rw,nosuid shared:13 - {kind} proc rw");
-        assert_eq!(pseudo_file_system(&line("/", "proc")), Some("/proc"));
-        assert_eq!(pseudo_file_system(&line("/sys", "proc")), None);
-        assert_eq!(pseudo_file_system(&line("/", "tmpfs")), None);
+    fn only_whole_pseudo_file_systems_are_taken_off() {
+        let is = |root: &str, kind: &str| {
+            let line = format!("22 28 0:21 {root} /proc rw,nosuid shared:13 - {kind} proc rw");
+            mountinfo::parse(&line).any(|line| is_pseudo_file_system(&line))
+        };
+        assert!(is("/", "proc") && is("/", "sysfs") && !is("/sys", "proc") && !is("/", "tmpfs"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub fn main() {
             std::thread::park();
         },
         ["files"] => files(),
+        ["names", path] => names(path),
         ["read", path] => print!("{}", fs::read_to_string(path).unwrap_or_else(|error| error.to_string())),
         ["write", path] => print!("{:?}", fs::write(path, "written").map_err(|error| error.kind())),
         ["overwrite-runtime"] => keep_runtime(),
@@ -34,6 +35,12 @@ fn files() {
         if !target.ends_with("fd") {
             println!("{}", entry.file_name().to_string_lossy());
         }
+    }
+}
+
+fn names(path: &str) {
+    for entry in fs::read_dir(path).expect("a directory").flatten() {
+        println!("{}", entry.file_name().to_string_lossy());
     }
 }
 

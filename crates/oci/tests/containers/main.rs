@@ -7,7 +7,9 @@ mod bundle;
 mod devices;
 mod escapes;
 mod inside;
+mod mounts;
 mod namespaces;
+mod processes;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,8 +48,16 @@ fn main() -> ExitCode {
         devices:
             a_disk_cannot_be_opened_on_version_2
             nothing_restricts_devices_without_cgroups;
+        mounts:
+            only_the_own_cgroup_is_shown
+            what_is_mounted_outside_later_comes_to_slaves;
         namespaces:
             a_joined_user_namespace_is_entered_as_root;
+        processes:
+            a_filter_forbids_the_program_and_not_the_runtime
+            an_environment_may_be_long
+            a_silent_client_holds_up_nobody
+            everybody_finds_the_terminals;
     };
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root");
