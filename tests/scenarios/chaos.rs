@@ -21,7 +21,7 @@ const OURS: &str = r#"for record in /run/terrarium/records/*.json; do
     kill -0 $pid 2>/dev/null && echo ${name%.json} $pid
 done; pgrep -f '[c]ontainerd-shim-runc-v2' | sed 's/^/shim /'; exit 0"#;
 
-fn rounds() -> u32 {
+pub fn rounds() -> u32 {
     std::env::var("CHAOS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
 }
 
@@ -99,15 +99,15 @@ fn whatever_is_killed_nothing_acknowledged_is_lost(cluster: &Cluster) {
 }
 
 /// Knuth's linear congruential generator: what is killed when is to differ from run to run, no more.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self(now.as_nanos() as u64)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         if limit == 0 { 0 } else { (self.0 >> 33) as usize % limit }
     }

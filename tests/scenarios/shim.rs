@@ -4,13 +4,25 @@ use std::time::Duration;
 
 use harness::{Cluster, Marks, Namespace, eventually};
 
+use crate::chaos::{Random, rounds};
+
 crate::stories! {
     Own:
         the_own_shim_runs_pods_and_outlives_containerd
-        a_pod_whose_shim_was_killed_comes_back;
+        a_pod_whose_shim_was_killed_comes_back
+        chaos_among_shims_runtime_and_containerd_costs_no_pod;
 }
 
 const WEB: &str = include_str!("../manifests/web.yaml");
+const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
+
+/// Kills a runtime, or a process that it is just making, as soon as there is one.
+const KILL_RUNTIME: &str =
+    "for try in $(seq 100); do pid=$(pgrep -nx terrarium-oci) && kill -9 $pid && exit; sleep 0.05; done";
+
+/// What is there of Pods: the shims' sockets, the runtime's state, the root file systems.
+const OF_PODS: &str = r#"nsenter -t $(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' /run/terrarium/records/containerd.json) -m sh -c '
+    ls /run/containerd/s /run/containerd/terrarium/k8s.io; grep -o "[^ ]*/rootfs" /proc/self/mountinfo; true'"#;
 
 /// The shims that serve: PID and resident memory in KiB each.
 const SHIMS: &str = r#"for process in /proc/[0-9]*; do
@@ -93,15 +105,50 @@ fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
     namespace.exec("web", "echo back").succeeds().prints("back");
     assert_eq!(shims(cluster).len(), 1);
     namespace.kubectl("delete pod web");
-    // What the killed shim left is gone as well: its socket, the runtime's state, the root file systems.
-    let left =
-        "nsenter -t $(sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p' /run/terrarium/records/containerd.json) -m sh -c '
-        ls /run/containerd/s /run/containerd/terrarium/k8s.io; grep -o \"[^ ]*/rootfs\" /proc/self/mountinfo; true'";
-    eventually(Duration::from_secs(20), || {
-        let left = cluster.sh(left).succeeds().stdout;
+    nothing_is_left_of_pods(cluster);
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn nothing_is_left_of_pods(cluster: &Cluster) {
+    eventually(Duration::from_secs(60), || {
+        let left = cluster.sh(OF_PODS).succeeds().stdout;
         let names: Vec<&str> = left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
-        if names.is_empty() { Ok(()) } else { Err(names.join(" ")) }
+        if names.is_empty() && shims(cluster).is_empty() { Ok(()) } else { Err(names.join(" ")) }
     });
+}
+
+fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    start(cluster);
+    let namespace = cluster.namespace("shim-chaos");
+    namespace.apply(DEPLOYMENT);
+    namespace.kubectl("scale deployment/web --replicas=3");
+    namespace.kubectl("rollout status deployment/web --timeout=120s");
+
+    let mut random = Random::new();
+    for _ in 0..rounds() {
+        // What follows it keeps the shim and the runtime at work.
+        let pods = namespace.kubectl("get pods -o name");
+        let pods: Vec<&str> = pods.lines().collect();
+        if let Some(pod) = pods.get(random.below(pods.len())) {
+            namespace.kubectl(&format!("delete {pod} --wait=false"));
+        }
+        std::thread::sleep(Duration::from_millis(random.below(1000) as u64));
+        match random.below(3) {
+            0 => cluster.kill(&["containerd"]),
+            1 => drop(cluster.sh(KILL_RUNTIME)),
+            _ => {
+                let shims = shims(cluster);
+                shims.get(random.below(shims.len())).inspect(|shim| drop(cluster.sh(&format!("kill -9 {}", shim.pid))));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(random.below(3000) as u64));
+    }
+    cluster.eventually_runs(Duration::from_secs(120));
+    namespace.kubectl("rollout status deployment/web --timeout=180s");
+    namespace.kubectl("delete deployment web --cascade=foreground");
+    nothing_is_left_of_pods(cluster);
     cluster.terrarium("down").succeeds();
     Marks::of(cluster).assert_same_as(&before);
 }
