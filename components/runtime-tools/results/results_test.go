@@ -117,6 +117,14 @@ func TestOnlyWhatTheBaselinePassesIsBad(t *testing.T) {
 	}
 }
 
+func TestWhoPassesNeedNotReachWhatTheBaselineFailedAfter(t *testing.T) {
+	baseline := runOf("linux", "runc", Check{"a", Passed, ""})
+	baseline.Programs[0].Checks[1].Outcome = Failed
+	if failures := runOf("linux", "terrarium").failures(&baseline, nil); len(failures) != 0 {
+		t.Errorf("%+v", failures)
+	}
+}
+
 func TestKnown(t *testing.T) {
 	known, err := parseKnown("# comment\nNo hugetlb:\n  gvisor linux/runc: p\n\n  everywhere: q: a: b\n")
 	expected := []Known{

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{Hooks, LinuxResources, Process, State};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Process, State};
 
 use crate::create::{CreateOptions, Creation, state};
 use crate::exec::{Exec, ExecOptions};
+use crate::init::unmount;
 use crate::process::ProcessRef;
 use crate::signal::Signal;
 use crate::spec::Config;
@@ -147,10 +148,15 @@ impl Container {
         if self.status() != Status::Created {
             return Err(self.wrong_status("start"));
         }
-        self.directory.release()?;
         let config = self.config(saved)?;
+        config.process()?;
+        let waiting = self.directory.release()?;
+        let hooks = config.hooks(Hooks::poststart);
+        if !hooks.is_empty() {
+            waiting.for_program()?;
+        }
         let state = state(&self.id, &config, Status::Running, self.init())?;
-        let failed = hooks::run_all("poststart", config.hooks(Hooks::poststart), &state);
+        let failed = hooks::run_all("poststart", hooks, &state);
         self.warnings.extend(failed);
         Ok(())
     }
@@ -206,6 +212,9 @@ impl Container {
         saved.cgroups.kill()?;
         saved.cgroups.delete()?;
         let config = self.config(&saved);
+        if config.as_ref().is_ok_and(|config| !config.namespaces.has(LinuxNamespaceType::Mount)) {
+            unmount(&saved.rootfs)?;
+        }
         self.directory.remove()?;
         let config = config?;
         let state = state(&self.id, &config, Status::Stopped, None)?;

@@ -21,7 +21,7 @@ use crate::cgroups::Cgroups;
 use crate::channel::{Channel, Message};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
-use crate::init::{Init, Rights};
+use crate::init::{Init, Rights, unmount};
 use crate::keeper::{Keeper, let_go_of_standard_streams};
 use crate::namespaces::Theirs;
 use crate::process::ProcessRef;
@@ -55,6 +55,7 @@ pub(crate) struct Creation<'a> {
     stage: Option<Pid>,
     init: Option<ProcessRef>,
     keeper: Option<ProcessRef>,
+    mounted: bool,
     finished: bool,
 }
 
@@ -91,13 +92,14 @@ impl<'a> Creation<'a> {
             stage: None,
             init: None,
             keeper: None,
+            mounted: false,
             finished: false,
         })
     }
 
     /// Creates it.
     pub fn run(mut self) -> Result<(Saved, Vec<String>)> {
-        let process = self.config.process()?;
+        let process = &self.config.process_to_wait();
         let luggage = self.pack(process)?;
         self.directory.save_cgroups(&self.cgroups)?;
         self.cgroups.create()?;
@@ -179,6 +181,7 @@ impl<'a> Creation<'a> {
 
     /// The mounts are made, the root is still the old one.
     fn mounted(&mut self) -> Result<()> {
+        self.mounted = true;
         if let Some(resources) = self.config.linux().and_then(|linux| linux.resources().as_ref()) {
             self.warnings.extend(self.cgroups.set(resources)?);
         }
@@ -233,6 +236,9 @@ impl Drop for Creation<'_> {
             init.ends_within(Duration::from_secs(10));
         }
         // What failed is told; that its traces cannot be removed would hide it.
+        if self.mounted && !self.config.namespaces.has(LinuxNamespaceType::Mount) {
+            let _ = unmount(&self.config.rootfs);
+        }
         let _ = self.cgroups.delete();
         let _ = self.directory.remove();
     }
@@ -299,7 +305,7 @@ fn stage(
     let stays = match keeper {
         Some(keeper) if !Theirs::of(init, &config.namespaces)?.lets_into_pid_namespace() => {
             // It would keep the old root, and all that it forks.
-            if options.no_pivot {
+            if options.no_pivot && config.has_own_mounts() {
                 return Err(Error::Unsupported("--no-pivot where nobody can join a pid namespace"));
             }
             let_go_of_standard_streams()?;

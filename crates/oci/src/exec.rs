@@ -17,7 +17,7 @@ use crate::channel::{Channel, Message};
 use crate::create::{become_root, close_files, set_oom_score, write_pid_file};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
-use crate::init::Rights;
+use crate::init::{Rights, change_root};
 use crate::namespaces::Theirs;
 use crate::seccomp::Filter;
 use crate::spec::{self, Config};
@@ -114,6 +114,9 @@ impl Exec<'_> {
         nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;
         let has_user_namespace = namespaces.has(LinuxNamespaceType::User);
         namespaces.join()?;
+        if !self.config.has_own_mounts() {
+            change_root(&self.config.rootfs)?;
+        }
         if has_user_namespace {
             become_root()?;
         }

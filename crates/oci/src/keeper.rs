@@ -34,6 +34,7 @@ use crate::error::Doing as _;
 use crate::exec;
 use crate::foreground::{pass_on, signals};
 use crate::fork::fork;
+use crate::init::change_root;
 use crate::memory_file;
 use crate::spec::Config;
 
@@ -130,6 +131,9 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
         rustix::stdio::dup2_stderr(&streams[2]).doing("take over stderr")?;
         drop(streams);
         let process: Process = memory_file::read(process).doing("read what is asked for")?;
+        if !config.has_own_mounts() {
+            change_root(&config.rootfs)?;
+        }
         exec::inside(config, &process, console, channel)
     });
     let told = match &started {

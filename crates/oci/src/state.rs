@@ -12,9 +12,12 @@
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, OFlags};
@@ -185,12 +188,32 @@ impl StateDir {
     }
 
     /// Lets the container's process go on. It fails with `ENXIO` if that has ended.
-    pub fn release(&self) -> Result<()> {
+    pub fn release(&self) -> Result<Released> {
         let release = || {
-            self.open_fifo()?.write_all(&[0])?;
-            fs::remove_file(self.fifo())
+            let mut fifo = self.open_fifo()?;
+            fifo.write_all(&[0])?;
+            fs::remove_file(self.fifo())?;
+            Ok::<_, io::Error>(Released(fifo))
         };
         release().doing("let the container's process go on")
+    }
+}
+
+/// A process that was let go on, and has the fifo open until it has become its program.
+#[derive(Debug)]
+pub(crate) struct Released(File);
+
+impl Released {
+    /// Waits until it has, or has ended.
+    pub fn for_program(self) -> Result<()> {
+        // That nobody is left who reads is an error that is told unasked.
+        let mut fifo = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        loop {
+            match poll(&mut fifo, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop).doing("wait until the container's program is executed"),
+            }
+        }
     }
 }
 
@@ -251,9 +274,11 @@ mod tests {
         let (directory, _lock) = StateDir::create(root.path(), &"one".parse().expect("an ID")).expect("made");
         let mut waiting = directory.make_fifo().expect("made");
         assert!(directory.has_fifo());
-        directory.release().expect("released");
+        let released = directory.release().expect("released");
         waiting.read_exact(&mut [0]).expect("released");
         assert!(!directory.has_fifo() && directory.release().is_err());
+        drop(waiting);
+        released.for_program().expect("it has gone on");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::spec::Config;
 use crate::{Error, Result, console, hooks};
 
 use program::Program;
+pub(crate) use rootfs::{change_root, unmount};
 
 /// The container's first process, once it is in its namespaces.
 pub(crate) struct Init<'a> {
@@ -66,34 +67,45 @@ impl Init<'_> {
         let program = self.process.take_away()?;
         // By this the runtime knows that everything went well.
         self.process.channel.close();
+        // Open until the program is executed: by that, the start knows that it is.
         fifo.read_exact(&mut [0]).doing("wait for the start")?;
-        drop(fifo);
         let state = current(&mut self.state, ContainerState::Created);
         hooks::run("startContainer", self.config.hooks(Hooks::start_container), state)?;
-        program.execute()
+        execute(program)
     }
 
     /// Mounts everything, and makes the root file system the root.
     fn make_root(&mut self) -> Result<()> {
-        let config = self.config;
-        rootfs::prepare(config)?;
-        let root = within::Root::open(&config.rootfs)?;
-        mounts::make(&root, config)?;
-        let fills_dev = mounts::fills_dev(config);
-        if fills_dev {
-            let asked = config.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-            devices::make(&root, asked)?;
+        rootfs::prepare(self.config)?;
+        let made = self.fill_root();
+        if made.is_err() && !self.config.has_own_mounts() {
+            unmount(&self.config.rootfs)?;
         }
+        made?;
+        let config = self.config;
         self.process.channel.ask(&Message::Mounted)?;
         rustix::process::chdir(&config.rootfs).doing("enter the root file system")?;
         let state = current(&mut self.state, ContainerState::Creating);
         hooks::run("createContainer", config.hooks(Hooks::create_container), state)?;
-        rootfs::enter(&config.rootfs, self.no_pivot)?;
-        if fills_dev {
+        rootfs::enter(config, self.no_pivot)?;
+        rootfs::propagate(config)?;
+        if mounts::fills_dev(config) {
             open_null_again()?;
         }
         let cwd = self.process.process.cwd();
         fs::create_dir_all(cwd).doing_with(|| format!("make the working directory {}", cwd.display()))
+    }
+
+    /// Makes mounts and devices, from outside of the root.
+    fn fill_root(&self) -> Result<()> {
+        let config = self.config;
+        let root = within::Root::open(&config.rootfs)?;
+        mounts::make(&root, config)?;
+        if mounts::fills_dev(config) {
+            let asked = config.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+            devices::make(&root, asked)?;
+        }
+        Ok(())
     }
 
     /// Makes read-only what was written to until now, hides what is to be hidden, and sets the namespaces' sysctls.
@@ -122,8 +134,8 @@ impl Init<'_> {
 }
 
 impl Rights<'_> {
-    /// Takes away what the process is not to have, and finds its program.
-    fn take_away(&mut self) -> Result<Program> {
+    /// Takes away what the process is not to have, and finds its program, if it has one.
+    fn take_away(&mut self) -> Result<Option<Program>> {
         let process = self.process;
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
         nix::sys::stat::umask(Mode::from_bits_truncate(process.user().umask().unwrap_or(0o022)));
@@ -153,15 +165,19 @@ impl Rights<'_> {
             }
             Ok(())
         })?;
-        let program = Program::find(process)?;
+        let program = process.args().as_ref().map(|_| Program::find(process)).transpose()?;
         late.map_or(Ok(()), |filter| filter.apply())?;
         Ok(program)
     }
 
     /// The same, and becomes the program at once. The channel is closed by that, so even its failure is told.
     pub fn become_program(mut self) -> Result<Infallible> {
-        self.take_away()?.execute()
+        execute(self.take_away()?)
     }
+}
+
+fn execute(program: Option<Program>) -> Result<Infallible> {
+    program.ok_or_else(|| Error::spec("process", "must be given"))?.execute()
 }
 
 /// What the hooks inside are told: they see the process by its ID there.

@@ -16,13 +16,38 @@ pub(super) const NONE: Option<&str> = None;
 /// Makes the root file system a mount of its own, from which nothing comes out and, unless the configuration has it
 /// otherwise, into which what is mounted outside later still comes.
 pub(super) fn prepare(config: &Config) -> Result<()> {
-    let asked = config.linux().and_then(|linux| linux.rootfs_propagation().as_deref());
-    let propagation = asked.and_then(mount_options::propagation).unwrap_or(MsFlags::MS_SLAVE | MsFlags::MS_REC);
-    mount(NONE, "/", NONE, propagation, NONE).doing("part the mounts from those outside")?;
+    let propagation = match propagation(config) {
+        // Then not even the root file system could be bound.
+        Some(asked) if asked.contains(MsFlags::MS_UNBINDABLE) => MsFlags::MS_PRIVATE | asked & MsFlags::MS_REC,
+        Some(asked) => asked,
+        None => MsFlags::MS_SLAVE | MsFlags::MS_REC,
+    };
     let rootfs = &config.rootfs;
-    part_parent(rootfs, propagation)?;
-    mount(Some(rootfs), rootfs, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
-        .doing_with(|| format!("bind {} to itself", rootfs.display()))
+    let bind = || {
+        mount(Some(rootfs), rootfs, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
+            .doing_with(|| format!("bind {} to itself", rootfs.display()))
+    };
+    if config.has_own_mounts() {
+        mount(NONE, "/", NONE, propagation, NONE).doing("part the mounts from those outside")?;
+        part_parent(rootfs, propagation)?;
+        return bind();
+    }
+    // Of others' mounts none is changed.
+    bind()?;
+    mount(NONE, rootfs, NONE, propagation, NONE).doing("part the mounts from those outside")
+}
+
+/// What the configuration asks for.
+fn propagation(config: &Config) -> Option<MsFlags> {
+    config.linux().and_then(|linux| linux.rootfs_propagation().as_deref()).and_then(mount_options::propagation)
+}
+
+/// Gives the root the propagation that it is to have, from inside. Before, it had none: that of the mounts in it is their
+/// own.
+pub(super) fn propagate(config: &Config) -> Result<()> {
+    let Some(asked) = propagation(config) else { return Ok(()) };
+    mount(NONE, "/", NONE, asked & !MsFlags::MS_REC, NONE)
+        .map_err(|error| Error::spec("linux.rootfsPropagation", format!("cannot be set: {error}")))
 }
 
 /// pivot_root(2) wants the mount above the new root not to be shared; and were it, the new root would be seen outside. What
@@ -39,9 +64,29 @@ fn part_parent(rootfs: &Path, propagation: MsFlags) -> Result<()> {
     Ok(())
 }
 
-/// Makes the root file system the root, and lets go of all others.
-pub(super) fn enter(rootfs: &Path, no_pivot: bool) -> Result<()> {
-    if no_pivot { move_root(rootfs) } else { pivot(rootfs) }
+/// Makes the root file system the root, and lets go of all others, if they are not somebody else's.
+pub(super) fn enter(config: &Config, no_pivot: bool) -> Result<()> {
+    match config.has_own_mounts() {
+        false => change_root(&config.rootfs),
+        true if no_pivot => move_root(&config.rootfs),
+        true => pivot(&config.rootfs),
+    }
+}
+
+/// Makes the root file system the root of this process alone.
+pub(crate) fn change_root(rootfs: &Path) -> Result<()> {
+    rustix::process::chdir(rootfs).doing_with(|| format!("enter {}", rootfs.display()))?;
+    rustix::process::chroot(".").doing("change the root")?;
+    rustix::process::chdir("/").doing("enter the new root")
+}
+
+/// Takes off what [`prepare`] and the mounts after it have put there, for a container that shares its caller's mounts. It
+/// may be gone already.
+pub(crate) fn unmount(rootfs: &Path) -> Result<()> {
+    match umount2(rootfs, MntFlags::MNT_DETACH) {
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        other => other.doing_with(|| format!("unmount {}", rootfs.display())),
+    }
 }
 
 /// Both arguments of pivot_root(2) may be the same directory: the old root is then mounted over the new one, and comes
@@ -81,8 +126,7 @@ fn move_root(rootfs: &Path) -> Result<()> {
     }
     rustix::process::chdir(rootfs).doing_with(|| format!("enter {}", rootfs.display()))?;
     mount(Some(rootfs), "/", NONE, MsFlags::MS_MOVE, NONE).doing_with(|| format!("move {} to /", rootfs.display()))?;
-    rustix::process::chroot(".").doing("change the root")?;
-    rustix::process::chdir("/").doing("enter the new root")
+    change_root(Path::new("."))
 }
 
 /// Whether it is a whole procfs or sysfs.

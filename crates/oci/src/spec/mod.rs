@@ -62,9 +62,24 @@ impl Config {
         Ok(Self { spec, bundle, rootfs, namespaces, warnings })
     }
 
-    /// The process that is started with the container.
+    /// The process that is started with the container. It need not be given before that.
     pub fn process(&self) -> Result<&Process> {
         self.spec.process().as_ref().ok_or_else(|| Error::spec("process", "must be given"))
+    }
+
+    /// What waits for the start: that process, or one with no program.
+    pub fn process_to_wait(&self) -> Process {
+        self.spec.process().clone().unwrap_or_else(|| {
+            let mut process = Process::default();
+            process.set_args(None);
+            process
+        })
+    }
+
+    /// Whether its mounts are in a namespace that is made for it. Else they are among those of the runtime's, or of a
+    /// namespace that others may be in, too.
+    pub fn has_own_mounts(&self) -> bool {
+        self.namespaces.is_new(LinuxNamespaceType::Mount)
     }
 
     /// The part that is about Linux.
@@ -112,9 +127,6 @@ fn validate(spec: &Spec, warnings: &mut Vec<String>) -> Result<Namespaces> {
     let linux = spec.linux().as_ref();
     let listed = linux.and_then(|linux| linux.namespaces().as_ref()).unwrap_or(&no_namespaces);
     let namespaces = Namespaces::of(listed, warnings)?;
-    if !namespaces.is_new(LinuxNamespaceType::Mount) {
-        return Err(Error::spec("linux.namespaces", "a new mount namespace is needed"));
-    }
     validate_names(spec, &namespaces)?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         MountOptions::of(mount).map_err(|problem| Error::spec(format!("mounts[{index}].options"), problem))?;

@@ -41,7 +41,7 @@ fn an_error_names_the_field() {
         ("/process/rlimits", json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), "process.rlimits[0].type: unknown"),
         ("/ociVersion", json!("2.0.0"), "ociVersion: \"2.0.0\" is not a version 1"),
         ("/linux/namespaces/2/type", json!("space"), "linux.namespaces[2].type: unknown variant `space`"),
-        ("/linux/namespaces/0/path", json!("/x"), "linux.namespaces: a new mount namespace is needed"),
+        ("/linux/namespaces/0/path", json!("x"), "linux.namespaces[0].path: is not absolute"),
         ("/linux/maskedPaths/0", json!("kcore"), "linux.maskedPaths[0]: \"kcore\" is not absolute"),
         ("/linux/rootfsPropagation", json!("wide"), "linux.rootfsPropagation: \"wide\" is not known"),
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "linux.sysctl[\"kernel.panic\"]: belongs to no namespace"),
