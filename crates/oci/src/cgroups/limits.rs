@@ -80,7 +80,8 @@ fn v1_cpu(cpu: &LinuxCpu, settings: &mut Settings) {
 
 fn v2_cpu(cpu: &LinuxCpu, settings: &mut Settings) {
     // 2 to 262144 become 1 to 10000.
-    let weight = cpu.shares().filter(|shares| *shares != 0).map(|shares| 1 + (shares.max(2) - 2) * 9999 / 262_142);
+    let shares = cpu.shares().filter(|shares| *shares != 0);
+    let weight = shares.map(|shares| 1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142);
     settings.add_some("cpu", "cpu.weight", weight, "cpu.shares");
     let (quota, period) = (cpu.quota().unwrap_or_default(), cpu.period().unwrap_or_default());
     if quota != 0 || period != 0 {
@@ -122,7 +123,7 @@ fn v2_memory(memory: &LinuxMemory, settings: &mut Settings) -> Result<()> {
         (0, -1) => settings.add("memory", "memory.swap.max", "max", "memory.limit"),
         (0, _) => {}
         (-1, _) => settings.add("memory", "memory.swap.max", "max", "memory.swap"),
-        (_, 0 | -1) => {
+        (_, ..=0) => {
             return Err(Error::spec(
                 "linux.resources.memory.swap",
                 "has a limit, so linux.resources.memory.limit must",

@@ -1,9 +1,14 @@
 //! The files of both versions, in directories like theirs.
 
 use std::fs;
+
+use oci_spec::runtime::Spec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::spec::tests::{any_json, changed};
 
 struct Fixture(TempDir);
 
@@ -248,5 +253,52 @@ fn where_they_are_survives_being_written_down() {
     for cgroups in [fixture.linux(), fixture.v2(), Cgroups::None] {
         let text = serde_json::to_string(&cgroups).expect("text");
         assert_eq!(serde_json::from_str::<Cgroups>(&text).expect("the same"), cgroups);
+    }
+}
+
+/// Of every kind of limit one.
+fn all_limits() -> Value {
+    let device = json!([{"major": 8, "minor": 0, "rate": 600}]);
+    json!({
+        "devices": [{"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}],
+        "cpu": {
+            "shares": 1024, "quota": 50_000, "period": 100_000, "burst": 0, "cpus": "0", "mems": "0", "idle": 0,
+            "realtimePeriod": 1, "realtimeRuntime": 1
+        },
+        "memory": {"limit": 4096, "swap": 8192, "reservation": 4096, "swappiness": 60, "disableOOMKiller": false},
+        "pids": {"limit": 10},
+        "blockIO": {
+            "weight": 10, "leafWeight": 10, "weightDevice": [{"major": 8, "minor": 0, "weight": 10, "leafWeight": 10}],
+            "throttleReadBpsDevice": device, "throttleWriteIOPSDevice": device
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
+        "network": {"classID": 1, "priorities": [{"name": "lo", "priority": 1}]},
+        "rdma": {"mlx": {"hcaHandles": 1, "hcaObjects": 1}},
+        "unified": {"memory.high": "1"}
+    })
+}
+
+fn judge(resources: &Value, of_version: fn(&LinuxResources) -> Result<Vec<setting::Setting>>) -> Result<()> {
+    let config = json!({"ociVersion": "1.2.0", "linux": {"resources": resources}});
+    let spec: Spec = crate::spec::parse(config.to_string().as_bytes())?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    of_version(&resources)?;
+    devices::writes(resources.devices().as_deref().unwrap_or_default()).map(drop)
+}
+
+proptest! {
+    #[test]
+    fn any_wrong_limit_is_told_by_its_field(
+        (first, second) in any::<(usize, usize)>(),
+        (one, other) in (any_json(), any_json()),
+    ) {
+        let mut version_1 = all_limits();
+        version_1["unified"] = json!({});
+        for (limits, of_version) in [(version_1, limits::v1 as fn(&_) -> _), (all_limits(), limits::v2)] {
+            judge(&limits, of_version).expect("they are right");
+            if let Err(error) = judge(&changed(changed(limits, first, one.clone()), second, other.clone()), of_version) {
+                prop_assert!(error.to_string().starts_with("linux.resources"), "{}", error);
+            }
+        }
     }
 }

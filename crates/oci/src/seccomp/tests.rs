@@ -1,9 +1,12 @@
 //! Programs do what the profile says, by an interpreter of programs.
 
+use oci_spec::runtime::Spec;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::bpf::evaluate::{Call, run};
 use super::*;
+use crate::spec::tests::{any_json, changed};
 
 const LINUX: Kernel = Kernel { seccomp_log: true };
 const X86_64: u32 = 0xc000_003e;
@@ -281,6 +284,31 @@ proptest! {
         for (number, arguments) in calls {
             let call = Call { number: u32::try_from(number).expect("a number below 10"), arch: X86_64, arguments };
             prop_assert_eq!(run(&filter.program, &call).0, expected(&entries, default.1, number, &arguments));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_wrong_profile_is_told_by_its_field(place in any::<usize>(), value in any_json()) {
+        let valid = json!({
+            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "architectures": ["SCMP_ARCH_X86_64"],
+            "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+            "syscalls": [
+                {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW"},
+                {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
+                 "args": [{"index": 0, "value": 1, "valueTwo": 1, "op": "SCMP_CMP_MASKED_EQ"}]}
+            ]
+        });
+        let judge = |profile: Value| {
+            let config = json!({"ociVersion": "1.2.0", "linux": {"seccomp": profile}});
+            let spec: Spec = crate::spec::parse(config.to_string().as_bytes())?;
+            let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+            seccomp.map_or(Ok(()), |seccomp| Filter::compile(&seccomp, &LINUX).map(drop))
+        };
+        judge(valid.clone()).expect("it is right");
+        if let Err(error) = judge(changed(valid, place, value)) {
+            prop_assert!(error.to_string().starts_with("linux.seccomp"), "{}", error);
         }
     }
 }

@@ -241,4 +241,4 @@ fn validate_hooks(hooks: &Hooks) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

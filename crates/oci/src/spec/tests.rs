@@ -76,26 +76,29 @@ fn a_hostname_needs_a_namespace() {
 }
 
 /// Any JSON, of the names that a configuration has.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     let names = "ociVersion|process|args|cwd|user|uid|linux|namespaces|type|path|mounts|options|destination|hooks|\
                  prestart|root|resources|seccomp|sysctl|uidMappings|size|hostID|containerID|rlimits|devices";
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        (-2..3_i64).prop_map(Value::from),
         ".{0,12}".prop_map(Value::from),
         "1\\.0|/|mount|pid|user|bind|RLIMIT_CPU|SCMP_ACT_ALLOW".prop_map(Value::from),
     ];
-    leaf.prop_recursive(5, 64, 6, move |inner| {
+    let nested = leaf.clone().prop_recursive(5, 64, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::hash_map(names, inner, 0..6).prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
-    })
+    });
+    prop_oneof![leaf, nested]
 }
 
-/// The valid configuration with anything in the place of one of its values.
-fn changed(place: usize, value: Value) -> Value {
+/// JSON with anything in the place of one of its values.
+pub(crate) fn changed(mut json: Value, place: usize, value: Value) -> Value {
     fn places(value: &Value, at: &str, all: &mut Vec<String>) {
         all.push(at.to_owned());
         match value {
@@ -106,11 +109,10 @@ fn changed(place: usize, value: Value) -> Value {
             _ => {}
         }
     }
-    let mut config = valid();
     let mut all = Vec::new();
-    places(&config, "", &mut all);
-    *config.pointer_mut(&all[place % all.len()]).expect("one of its places") = value;
-    config
+    places(&json, "", &mut all);
+    *json.pointer_mut(&all[place % all.len()]).expect("one of its places") = value;
+    json
 }
 
 proptest! {
@@ -127,7 +129,7 @@ proptest! {
 
     #[test]
     fn any_wrong_value_is_told_by_its_field(place in any::<usize>(), value in any_json()) {
-        if let Err(error) = judge(&changed(place, value)) {
+        if let Err(error) = judge(&changed(valid(), place, value)) {
             let known = [
                 "[", "annotations", "configuration", "domainname", "gidMappings", "hooks", "hostname", "linux", "mounts",
                 "ociVersion", "process", "root", "solaris", "uidMappings", "vm", "windows", "zos",
