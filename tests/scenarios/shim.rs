@@ -136,7 +136,8 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
         }
         std::thread::sleep(Duration::from_millis(random.below(1000) as u64));
         match random.below(3) {
-            0 => cluster.kill(&["containerd"]),
+            // It may be on its way back from the last time.
+            0 => drop(cluster.pid("containerd").map(|pid| cluster.sh(&format!("kill -9 {pid}")))),
             1 => drop(cluster.sh(KILL_RUNTIME)),
             _ => {
                 let shims = shims(cluster);
