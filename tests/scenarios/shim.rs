@@ -132,7 +132,7 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
         let pods = namespace.kubectl("get pods -o name");
         let pods: Vec<&str> = pods.lines().collect();
         if let Some(pod) = pods.get(random.below(pods.len())) {
-            namespace.kubectl(&format!("delete {pod} --wait=false"));
+            namespace.kubectl(&format!("delete {pod} --wait=false --ignore-not-found"));
         }
         std::thread::sleep(Duration::from_millis(random.below(1000) as u64));
         match random.below(3) {
