@@ -124,15 +124,24 @@ impl Container {
         self.saved.as_ref()
     }
 
+    /// Whether somebody has removed it since it was loaded.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.saved.is_some() && self.directory.load().is_ok_and(|saved| saved.is_none())
+    }
+
     /// Its state as the specification has it.
     ///
     /// # Errors
     /// What is saved of it cannot be read.
     pub fn state(&self) -> Result<State> {
         let Some(saved) = &self.saved else {
+            let unfinished = self.directory.load_unfinished()?;
+            let init = unfinished.as_ref().and_then(|unfinished| unfinished.init).filter(|init| init.lives());
             let mut state = State::default();
             state.set_version(crate::spec::VERSION.to_owned()).set_id(self.id.to_string());
-            state.set_status(self.status().in_specification()).set_pid(None).set_annotations(None);
+            state.set_status(self.status().in_specification()).set_pid(init.map(|init| init.pid().as_raw()));
+            let (bundle, annotations) = unfinished.map(|one| (one.bundle, one.annotations)).unwrap_or_default();
+            state.set_bundle(bundle).set_annotations(annotations);
             return Ok(state);
         };
         state(&self.id, &self.config(saved)?, self.status(), self.init())
@@ -168,10 +177,20 @@ impl Container {
     pub fn kill(&self, signal: Signal, all: bool) -> Result<()> {
         if all {
             let pids = self.pids()?;
-            return pids.into_iter().try_for_each(|pid| signal.send_if_there(pid));
+            pids.into_iter().try_for_each(|pid| signal.send_if_there(pid))?;
+            return self.thaw_after(signal);
         }
         let pid = self.init().ok_or_else(|| Error::NotRunning(self.id.clone()))?;
-        signal.send(pid)
+        signal.send(pid)?;
+        self.thaw_after(signal)
+    }
+
+    /// Those that are frozen only end when they go on.
+    fn thaw_after(&self, signal: Signal) -> Result<()> {
+        match &self.saved {
+            Some(saved) if signal == Signal::KILL => thaw(saved),
+            _ => Ok(()),
+        }
     }
 
     /// Removes it and all that was made for it. One that runs is killed if that is forced.
@@ -193,9 +212,7 @@ impl Container {
                 return Err(self.wrong_status("delete"));
             }
             Signal::KILL.send_if_there(saved.init.pid())?;
-            if saved.cgroups.is_frozen().unwrap_or(false) {
-                saved.cgroups.thaw()?;
-            }
+            thaw(&saved)?;
         }
         let gone = |process: ProcessRef| {
             let ended = process.ends_within(END);
@@ -224,9 +241,12 @@ impl Container {
 
     /// Removes what a creation left that was cut off.
     fn delete_unfinished(&self) -> Result<()> {
-        if let Some(cgroups) = self.directory.load_cgroups()? {
-            cgroups.kill()?;
-            cgroups.delete()?;
+        if let Some(unfinished) = self.directory.load_unfinished()? {
+            if let Some(init) = unfinished.init.filter(|init| init.lives()) {
+                Signal::KILL.send_if_there(init.pid())?;
+            }
+            unfinished.cgroups.kill()?;
+            unfinished.cgroups.delete()?;
         }
         self.directory.remove()
     }
@@ -320,4 +340,8 @@ impl Container {
     fn wrong_status(&self, operation: &'static str) -> Error {
         Error::Status { id: self.id.clone(), operation, status: self.status() }
     }
+}
+
+fn thaw(saved: &Saved) -> Result<()> {
+    if saved.cgroups.is_frozen().unwrap_or(false) { saved.cgroups.thaw() } else { Ok(()) }
 }

@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -27,7 +28,7 @@ use crate::namespaces::Theirs;
 use crate::process::ProcessRef;
 use crate::seccomp::Filter;
 use crate::spec::Config;
-use crate::state::{Lock, Saved, StateDir};
+use crate::state::{Lock, Saved, StateDir, Unfinished};
 use crate::{ContainerId, Error, Kernel, Result, Status, console, hooks, rlimits};
 
 /// How a container is created.
@@ -41,6 +42,8 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// Change the root by chroot(2), for root file systems that cannot be pivoted away from.
     pub no_pivot: bool,
+    /// Leave its processes the session keyring of whoever starts them.
+    pub no_new_keyring: bool,
 }
 
 /// A container in the making. What was made is undone if it goes out of scope unfinished.
@@ -101,7 +104,7 @@ impl<'a> Creation<'a> {
     pub fn run(mut self) -> Result<(Saved, Vec<String>)> {
         let process = &self.config.process_to_wait();
         let luggage = self.pack(process)?;
-        self.directory.save_cgroups(&self.cgroups)?;
+        self.save()?;
         self.cgroups.create()?;
         let resources = self.config.linux().and_then(|linux| linux.resources().as_ref());
         let devices = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
@@ -162,6 +165,16 @@ impl<'a> Creation<'a> {
         saved.ok_or_else(|| Error::other("create a container", "its first process ended"))
     }
 
+    /// What can be said of it before it is created.
+    fn save(&self) -> Result<()> {
+        self.directory.save_unfinished(&Unfinished {
+            bundle: self.config.bundle.clone(),
+            cgroups: self.cgroups.clone(),
+            init: self.init,
+            annotations: self.config.spec.annotations().clone(),
+        })
+    }
+
     fn forked(&mut self, pid: Pid, keeper: bool, process: &Process) -> Result<()> {
         let stage = self.stage.take();
         if !keeper {
@@ -173,6 +186,7 @@ impl<'a> Creation<'a> {
             None => {}
         }
         self.init = ProcessRef::of(pid);
+        self.save()?;
         self.cgroups.add(pid)?;
         // Who looks for the container's cgroup by its process finds that of the keeper.
         self.keeper.map_or(Ok(()), |keeper| self.cgroups.add(keeper.pid()))?;
@@ -202,6 +216,7 @@ impl<'a> Creation<'a> {
             init,
             keeper: self.keeper,
             cgroups: self.cgroups.clone(),
+            no_new_keyring: self.options.no_new_keyring,
         };
         self.directory.save(&saved, &self.config.spec)?;
         Ok(saved)
@@ -282,6 +297,9 @@ fn stage(
     channel: &mut Channel,
 ) -> Result<Infallible> {
     close_files(options.preserve_fds)?;
+    if !options.no_new_keyring {
+        join_new_keyring()?;
+    }
     config.namespaces.join()?;
     if config.namespaces.is_new(LinuxNamespaceType::User) {
         config.namespaces.make_one(LinuxNamespaceType::User)?;
@@ -329,6 +347,19 @@ pub(crate) fn close_files(preserved: u32) -> Result<()> {
     let first = i32::try_from(preserved).ok().and_then(|count| count.checked_add(3));
     let first = first.ok_or_else(|| Error::spec("--preserve-fds", "is out of range"))?;
     terrarium_sys::process::close_on_exec_from(first).doing("close inherited files")
+}
+
+/// What is in the session keyring of whoever starts a process is not for it (session-keyring(7)). Not in gVisor, which has
+/// no list of keys: its keyrings are few and outlast their processes.
+pub(crate) fn join_new_keyring() -> Result<()> {
+    if !Path::new("/proc/keys").exists() {
+        return Ok(());
+    }
+    match terrarium_sys::process::join_new_session_keyring() {
+        // Filters of outer containers forbid it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => Ok(()),
+        other => other.doing("join a session keyring"),
+    }
 }
 
 /// In a user namespace, new or joined, nobody is anybody until they say so. The groups from outside go too, where the

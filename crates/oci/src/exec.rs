@@ -14,7 +14,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process};
 
 use crate::capabilities::Capabilities;
 use crate::channel::{Channel, Message};
-use crate::create::{become_root, close_files, set_oom_score, write_pid_file};
+use crate::create::{become_root, close_files, join_new_keyring, set_oom_score, write_pid_file};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
 use crate::init::{Rights, change_root};
@@ -109,6 +109,9 @@ impl Exec<'_> {
         channel: &mut Channel,
     ) -> Result<Infallible> {
         close_files(self.options.preserve_fds)?;
+        if !self.saved.no_new_keyring {
+            join_new_keyring()?;
+        }
         // What is read of the kernel is read before its /proc is the container's.
         let filter = filter_of(self.config)?;
         nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;

@@ -46,7 +46,13 @@ fn is_sealed(file: &File) -> bool {
 }
 
 fn sealed_copy(mut own: File) -> io::Result<File> {
-    let copy = rustix::fs::memfd_create("terrarium-oci", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let create = |flags| rustix::fs::memfd_create("terrarium-oci", flags);
+    // Linux since 6.3 wants to be told, and may refuse what is not (vm.memfd_noexec); others do not know the flag.
+    let copy = match create(flags | MemfdFlags::EXEC) {
+        Err(rustix::io::Errno::INVAL) => create(flags)?,
+        other => other?,
+    };
     let mut copy = File::from(copy);
     io::copy(&mut own, &mut copy)?;
     rustix::fs::fcntl_add_seals(&copy, SEALS)?;

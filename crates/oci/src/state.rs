@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/ID/            locked by flock(2) while something is changed
-//!   cgroups.json      written before anything else is made
+//!   creation.json     written before anything else is made, and again when there is a process
 //!   state.json        written when the container has been created
 //!   config.json       the configuration that it was created with
 //!   exec.fifo         until it is started
@@ -10,6 +10,7 @@
 //! ```
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -30,7 +31,7 @@ use crate::process::ProcessRef;
 use crate::{ContainerId, Error, Result, spec};
 
 const STATE: &str = "state.json";
-const CGROUPS: &str = "cgroups.json";
+const CREATION: &str = "creation.json";
 
 /// What is remembered of a container that has been created.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +44,17 @@ pub(crate) struct Saved {
     /// The process that looks after its pid namespace, where one is needed.
     pub keeper: Option<ProcessRef>,
     pub cgroups: Cgroups,
+    #[serde(default)]
+    pub no_new_keyring: bool,
+}
+
+/// What is remembered of one that is being created: enough to remove it if that is cut off.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Unfinished {
+    pub bundle: PathBuf,
+    pub cgroups: Cgroups,
+    pub init: Option<ProcessRef>,
+    pub annotations: Option<HashMap<String, String>>,
 }
 
 /// The directory of a container.
@@ -80,6 +92,10 @@ impl StateDir {
         Ok((this, lock))
     }
 
+    fn id(&self) -> Option<ContainerId> {
+        self.0.file_name()?.to_str()?.parse().ok()
+    }
+
     pub fn exists(&self) -> bool {
         self.0.is_dir()
     }
@@ -87,7 +103,10 @@ impl StateDir {
     /// Waits until nobody else changes the container.
     pub fn lock(&self) -> Result<Lock> {
         let doing = || format!("lock {}", self.0.display());
-        let directory = File::open(&self.0).doing_with(doing)?;
+        let directory = match (File::open(&self.0), self.id()) {
+            (Err(error), Some(id)) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoContainer(id)),
+            (other, _) => other.doing_with(doing)?,
+        };
         rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive)).doing_with(doing)?;
         Ok(Lock(RefCell::new(Some(directory))))
     }
@@ -104,14 +123,13 @@ impl StateDir {
         self.write(STATE, saved)
     }
 
-    /// Saved before they are made, so that they can be removed even if the creation is cut off.
-    pub fn save_cgroups(&self, cgroups: &Cgroups) -> Result<()> {
-        self.write(CGROUPS, cgroups)
+    pub fn save_unfinished(&self, unfinished: &Unfinished) -> Result<()> {
+        self.write(CREATION, unfinished)
     }
 
-    /// Those of a container whose creation was cut off.
-    pub fn load_cgroups(&self) -> Result<Option<Cgroups>> {
-        self.load_file(CGROUPS)
+    /// That of a container that is being created, or whose creation was cut off.
+    pub fn load_unfinished(&self) -> Result<Option<Unfinished>> {
+        self.load_file(CREATION)
     }
 
     /// What was saved; none if the container has not been created yet.
@@ -120,11 +138,10 @@ impl StateDir {
     }
 
     fn load_file<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let path = self.0.join(name);
-        if !path.exists() {
-            return Ok(None);
+        match spec::read(&self.0.join(name)) {
+            Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
         }
-        spec::read(&path).map(Some)
     }
 
     /// The configuration that the container was created with.
@@ -257,6 +274,7 @@ mod tests {
             init: ProcessRef::of(Pid::this()).expect("this process"),
             keeper: None,
             cgroups: Cgroups::None,
+            no_new_keyring: false,
         };
         directory.save(&saved, &Spec::default()).expect("saved");
         assert_eq!(directory.load().expect("readable").expect("saved").init, saved.init);
@@ -265,7 +283,8 @@ mod tests {
         assert_eq!(mode(root.path().join("one/state.json")), 0o600);
         assert_eq!(list(root.path()).expect("listed"), [id]);
         directory.remove().expect("removed");
-        assert!(!directory.exists());
+        assert!(!directory.exists() && directory.load().expect("nothing is no error").is_none());
+        assert!(matches!(directory.lock(), Err(Error::NoContainer(_))));
     }
 
     #[test]

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use nix::unistd::Pid;
-use serde::Serialize;
 
 /// No limit, as both versions of cgroups tell it in the end.
 pub const NO_LIMIT: u64 = u64::MAX;
 
 /// What a container has used and may use. 0 where the kernel does not count.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Time on processors.
     pub cpu: Cpu,
@@ -21,7 +20,7 @@ pub struct Stats {
 }
 
 /// Time on processors, since the cgroup was made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cpu {
     /// All of it, in nanoseconds.
     pub usage_ns: u64,
@@ -40,7 +39,7 @@ pub struct Cpu {
 }
 
 /// Memory, in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
     /// What is charged to the cgroup, page cache included; where the kernel charges nothing, what the processes hold.
     pub usage: u64,
@@ -63,7 +62,7 @@ pub struct Memory {
 }
 
 /// Processes and threads.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pids {
     /// How many there are.
     pub current: u64,

@@ -21,7 +21,12 @@ pub fn fork() -> io::Result<Fork> {
     // Refused with EINVAL for more than one thread, else without effect (unshare(2)); needs no /proc.
     // SAFETY: no pointers. The flag changes nothing in a process of one thread.
     if unsafe { libc::unshare(libc::CLONE_THREAD) } != 0 {
-        return Err(io::Error::other("a process with several threads cannot fork"));
+        return Err(match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EINVAL) => {
+                io::Error::other("a process with several threads cannot fork")
+            }
+            error => error,
+        });
     }
     // SAFETY: the process has this one thread, so no lock is held by another one, and nothing can start one in between.
     match unsafe { libc::fork() } {
@@ -81,6 +86,14 @@ fn close_on_exec_one_by_one(first: libc::c_uint) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread, and what it forks, a new session keyring (keyctl_join_session_keyring(3)).
+pub fn join_new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: without a name there is nothing to read.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    if joined < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -109,6 +122,24 @@ mod tests {
             // SAFETY: as above.
             unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
         }
+    }
+
+    #[test]
+    fn a_session_keyring_is_another_one() {
+        if !std::path::Path::new("/proc/keys").exists() {
+            eprintln!("skipped: this kernel has no keyrings");
+            return;
+        }
+        // GET_KEYRING_ID of the session keyring, which is not made.
+        // SAFETY: no pointers.
+        let session = || unsafe { libc::syscall(libc::SYS_keyctl, 0, -3, 0) };
+        let other = std::thread::spawn(move || {
+            let before = session();
+            join_new_session_keyring().expect("a keyring");
+            (before, session())
+        });
+        let (before, after) = other.join().expect("the thread ends");
+        assert!(after > 0 && before != after, "{before} {after}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) struct Create {
     #[arg(long)]
     no_pivot: bool,
 
-    /// Accepted for runc's callers: none is made
+    /// Leave its processes the session keyring of whoever starts them
     #[arg(long)]
     no_new_keyring: bool,
 
@@ -68,6 +68,7 @@ impl Create {
             pid_file: self.pid_file,
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
         };
         let container = runtime.create(&self.id, &self.bundle, &options)?;
         log.warnings(container.warnings());

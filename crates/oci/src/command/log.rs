@@ -38,6 +38,12 @@ impl Log {
         self.write("error", text);
     }
 
+    /// An error that is told on stderr already; the log has its first paragraph.
+    pub fn refused(&self, text: &str) {
+        let text = text.strip_prefix("error: ").unwrap_or(text);
+        self.write("error", text.split("\n\n").next().unwrap_or(text).trim_end());
+    }
+
     pub fn warnings(&self, texts: &[String]) {
         for text in texts {
             // Whoever reads the program's stderr does not want them there.

@@ -1,9 +1,8 @@
-//! What is printed: state, lists, processes, use; and a configuration to begin with.
+//! What is printed: state, lists, processes; and a configuration to begin with.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -32,20 +31,6 @@ pub(super) struct List {
 pub(super) struct Ps {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     format: Format,
-
-    /// The container
-    id: ContainerId,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Events {
-    /// How long to wait in between
-    #[arg(long, value_name = "TIME", default_value = "5s")]
-    interval: humantime::Duration,
-
-    /// Print them once
-    #[arg(long)]
-    stats: bool,
 
     /// The container
     id: ContainerId,
@@ -102,7 +87,7 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
         .doing("write to stdout")
 }
 
-fn print_line(line: &str) -> Result<()> {
+pub(super) fn print_line(line: &str) -> Result<()> {
     writeln!(io::stdout(), "{line}").doing("write to stdout")
 }
 
@@ -116,7 +101,10 @@ impl List {
         if self.quiet {
             return containers.iter().try_for_each(|container| print_line(container.id().as_str()));
         }
-        let shown = containers.iter().map(Shown::of).collect::<Result<Vec<_>>>()?;
+        let shown = containers.iter().map(|one| (one, Shown::of(one)));
+        // One that was removed meanwhile is left out.
+        let shown = shown.filter(|(one, shown)| shown.is_ok() || !one.is_gone());
+        let shown = shown.map(|(_, shown)| shown).collect::<Result<Vec<_>>>()?;
         if self.format == Format::Json {
             return print_json(&shown);
         }
@@ -142,29 +130,6 @@ impl Ps {
 fn command_of(pid: i32) -> String {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ")
-}
-
-#[derive(Serialize)]
-struct Event<'a, T> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    id: &'a str,
-    data: T,
-}
-
-impl Events {
-    pub fn run(self, runtime: &Runtime) -> Result<()> {
-        let container = runtime.load(&self.id)?;
-        loop {
-            let event = Event { kind: "stats", id: self.id.as_str(), data: container.stats()? };
-            let line = serde_json::to_string(&event).map_err(io::Error::from).doing("write an event")?;
-            print_line(&line)?;
-            if self.stats || container.status() == Status::Stopped {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from(self.interval).max(Duration::from_millis(10)));
-        }
-    }
 }
 
 impl Spec {

@@ -1,6 +1,7 @@
 //! runc's command line, for whoever calls a runtime by it. Data goes to stdout, errors to stderr and to the log.
 
 mod create;
+mod events;
 mod exec;
 mod log;
 mod look;
@@ -75,7 +76,7 @@ enum Command {
     /// List containers
     List(look::List),
     /// Print what a container uses
-    Events(look::Events),
+    Events(events::Events),
     /// Change what a container may use
     Update(update::Update),
     /// Freeze a container's processes
@@ -131,9 +132,15 @@ struct Delete {
 
 /// Runs the command line; the first argument is the name of the program.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let line = match CommandLine::try_parse_from(args) {
+    let args: Vec<OsString> = args.collect();
+    let line = match CommandLine::try_parse_from(&args) {
         Ok(line) => line,
-        Err(error) => error.exit(),
+        Err(error) => {
+            if error.use_stderr() {
+                log_of(&args).refused(&error.to_string());
+            }
+            error.exit()
+        }
     };
     if line.version {
         println!("{NAME} version {}\nspec: {}", env!("CARGO_PKG_VERSION"), spec::VERSION);
@@ -153,6 +160,19 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         log.error(&error.chain());
         ExitCode::FAILURE
     })
+}
+
+/// The log that a command line names which is wrong in another place: who called reads what is wrong there.
+fn log_of(args: &[OsString]) -> Log {
+    let after = |name: &str| {
+        args.iter().enumerate().find_map(|(index, arg)| match arg.to_str()? {
+            arg if arg == name => args.get(index + 1)?.to_str(),
+            arg => arg.strip_prefix(name)?.strip_prefix('='),
+        })
+    };
+    let json = after("--log-format") == Some("json");
+    let format = if json { Format::Json } else { Format::Text };
+    Log::new(after("--log").map(PathBuf::from), format)
 }
 
 fn run(command: Command, runtime: &Runtime, log: &Log) -> Result<ExitCode> {
@@ -219,6 +239,18 @@ mod tests {
         for call in calls {
             CommandLine::try_parse_from(global.iter().chain(*call)).unwrap_or_else(|error| panic!("{call:?}: {error}"));
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_in_its_log() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = directory.path().join("log");
+        let args = ["runc", "--log-format", "json", "--log", log.to_str().expect("text"), "state", "/"];
+        let args: Vec<OsString> = args.map(OsString::from).into();
+        let error = CommandLine::try_parse_from(&args).expect_err("that is no ID");
+        log_of(&args).refused(&error.to_string());
+        let written = std::fs::read_to_string(log).expect("a log");
+        assert!(written.starts_with("{\"level\":\"error\",\"msg\":\"invalid value '/'"), "{written}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::log::Log;
 use crate::error::Doing as _;
-use crate::{ContainerId, Error, Result, Runtime, spec};
+use crate::{ContainerId, Result, Runtime, spec};
 
 #[derive(Debug, Args)]
 pub(super) struct Update {
@@ -68,12 +68,12 @@ impl Update {
             Some(path) => spec::read(path)?,
             None => LinuxResources::default(),
         };
-        container.update(&self.added_to(resources)?)?;
+        container.update(&self.added_to(resources))?;
         log.warnings(container.warnings());
         Ok(())
     }
 
-    fn added_to(&self, mut resources: LinuxResources) -> Result<LinuxResources> {
+    fn added_to(&self, mut resources: LinuxResources) -> LinuxResources {
         let mut cpu = resources.cpu().clone().unwrap_or_default();
         self.add_cpu(&mut cpu);
         let mut memory = resources.memory().unwrap_or_default();
@@ -88,10 +88,7 @@ impl Update {
         }
         // Their default allows nothing.
         resources.set_devices(None);
-        if resources == *LinuxResources::default().set_devices(None) {
-            return Err(Error::spec("update", "nothing was asked for"));
-        }
-        Ok(resources)
+        resources
     }
 
     fn add_cpu(&self, cpu: &mut LinuxCpu) {

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Process;
 
+use super::hiding::check_null;
 use crate::error::Doing as _;
 use crate::user_namespace::is_mapped;
 use crate::{Error, Result};
@@ -41,9 +42,9 @@ fn set_groups(groups: &[u32]) -> Result<()> {
     }
 }
 
-/// What the process writes to was opened by another user; programs open `/dev/stdout` again.
+/// What the process writes to was opened by another user; programs open `/dev/stdout` again. The null device is the
+/// machine's, whatever the container has at its path.
 fn own_standard_streams(uid: u32) -> Result<()> {
-    let null = rustix::fs::stat("/dev/null").map(|stat| stat.st_rdev).ok();
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let streams = [
         (rustix::fs::fstat(&stdin), rustix::fd::AsFd::as_fd(&stdin)),
@@ -53,7 +54,7 @@ fn own_standard_streams(uid: u32) -> Result<()> {
     for (stat, stream) in streams {
         // A closed one has none.
         let Ok(stat) = stat else { continue };
-        if stat.st_uid == uid || Some(stat.st_rdev) == null {
+        if stat.st_uid == uid || check_null(&stat).is_ok() {
             continue;
         }
         use rustix::io::Errno;

@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -117,6 +119,17 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = self.runtime(&["delete", "--force", &self.id]).stderr(Stdio::null()).status();
     }
+}
+
+/// Waits until it is so.
+pub fn eventually(mut is_so: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("it has not come");
 }
 
 pub fn tell(command: &mut Command) -> Told {

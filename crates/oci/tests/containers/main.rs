@@ -7,6 +7,7 @@ mod bundle;
 mod devices;
 mod escapes;
 mod inside;
+mod lifecycle;
 mod mounts;
 mod namespaces;
 mod processes;
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
         devices:
             a_disk_cannot_be_opened_on_version_2
             nothing_restricts_devices_without_cgroups;
+        lifecycle:
+            the_state_of_a_container_in_creation_is_told
+            a_paused_container_can_be_killed
+            an_update_of_nothing_changes_nothing;
         mounts:
             only_the_own_cgroup_is_shown
             what_is_mounted_outside_later_comes_to_slaves;

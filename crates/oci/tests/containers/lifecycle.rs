@@ -1,0 +1,57 @@
+//! What is told of a container, and how it ends.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::bundle::Bundle;
+
+/// "The state of a container in creation" (runtime specification), by a hook that asks for it.
+pub fn the_state_of_a_container_in_creation_is_told() {
+    let mut bundle = Bundle::new(&["wait"]);
+    let (hook, told) = (bundle.path("hook"), bundle.path("told"));
+    let program = std::env::current_exe().expect("this program");
+    let line = format!(
+        "#!/bin/bash\nexec -a terrarium-oci {} --root {} state {} >{}\n",
+        program.display(),
+        bundle.path("state").display(),
+        bundle.id,
+        told.display()
+    );
+    fs::write(&hook, line).expect("a hook");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("its mode");
+    bundle.spec["hooks"] = json!({"createRuntime": [{"path": hook}]});
+    bundle.spec["annotations"] = json!({"a": "b"});
+    bundle.create().succeeds();
+    let state: Value = serde_json::from_slice(&fs::read(told).expect("told")).expect("JSON");
+    assert_eq!(state["status"], "creating");
+    assert_eq!(state["pid"], bundle.state()["pid"]);
+    assert_eq!(state["bundle"], json!(bundle.path("").canonicalize().expect("a bundle")));
+    assert_eq!(state["annotations"]["a"], "b");
+}
+
+/// On version 1 the signal waits for the end of the pause.
+pub fn a_paused_container_can_be_killed() {
+    if !Path::new("/sys/fs/cgroup/freezer").exists() {
+        eprintln!("skipped: there is no freezer of version 1");
+        return;
+    }
+    for all in [false, true] {
+        let bundle = Bundle::new(&["wait"]);
+        bundle.start();
+        bundle.tell(&["pause", &bundle.id]);
+        assert_eq!(bundle.state()["status"], "paused");
+        let kill = if all { vec!["kill", "--all", &bundle.id, "KILL"] } else { vec!["kill", &bundle.id, "KILL"] };
+        bundle.tell(&kill);
+        crate::bundle::eventually(|| bundle.state()["status"] == "stopped");
+    }
+}
+
+pub fn an_update_of_nothing_changes_nothing() {
+    let bundle = Bundle::new(&["wait"]);
+    bundle.start();
+    bundle.tell(&["update", &bundle.id]);
+    assert_eq!(bundle.state()["status"], "running");
+}
