@@ -4,17 +4,19 @@
 //! runtime ◀── MapIds ── stage                 it is in a new user namespace
 //! runtime ◀── Forked ── stage                 the process that becomes the program, in the runtime's pid namespace
 //! runtime ── Go ──▶ process                   it is in its cgroups
+//! runtime ◀── Open ── process                 the source of a mount, which it may not reach in its user namespace
 //! runtime ◀── Mounted ── process              for the hooks that run before the root changes
 //! runtime ◀── Ready ── process                nothing is left but what takes rights away
 //! runtime ◀── end of the channel ── process   it waits for the start, or has become the program
 //! ```
 //!
-//! Each of the process's messages but `Forked` is answered by `Go`. `Failed` may come instead of any.
+//! Each of the process's messages but `Forked` is answered by `Go`, `Open` with the file. `Failed` may come instead of any.
 
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -37,6 +39,8 @@ pub(crate) enum Message {
     MapIds,
     /// This process becomes the program; whether the sender stays to look after the pid namespace.
     Forked { pid: i32, keeper: bool },
+    /// Open this file, in my mount namespace, and give it to me.
+    Open(PathBuf),
     /// The mounts are made, the root is still the old one.
     Mounted,
     /// Only the program is left to be executed.
@@ -90,6 +94,16 @@ impl Channel {
     pub fn ask(&self, message: &Message) -> Result<()> {
         self.send(message)?;
         self.wait_for_go()
+    }
+
+    /// Has a file opened, as a place to mount from, by somebody with more rights in the same mount namespace.
+    pub fn open(&self, path: &Path) -> Result<OwnedFd> {
+        self.send(&Message::Open(path.to_owned()))?;
+        let file = match receive(self.fd()?)? {
+            Some((Message::Go, descriptors)) => descriptors.into_iter().next(),
+            _ => None,
+        };
+        file.ok_or_else(|| Error::other(format!("have {} opened", path.display()), "the runtime has given up"))
     }
 
     /// Says that nothing more comes. A filter that is in force already may forbid whatever else would say so, but hardly

@@ -10,16 +10,18 @@
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Pid, Uid};
 use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespaceType, Process, State};
+use rustix::fs::{Mode, OFlags};
 
 use crate::capabilities::Capabilities;
 use crate::cgroups::Cgroups;
-use crate::channel::{Channel, Message};
+use crate::channel::{self, Channel, Message};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
 use crate::init::{Init, Rights, unmount};
@@ -153,6 +155,10 @@ impl<'a> Creation<'a> {
                 Message::Forked { pid, keeper } => {
                     self.forked(Pid::from_raw(pid), keeper, process)?;
                 }
+                Message::Open(path) => {
+                    self.open_for_init(channel, &path)?;
+                    continue;
+                }
                 Message::Mounted => self.mounted()?,
                 Message::Ready => saved = Some(self.ready(process)?),
                 Message::Failed(text) => return Err(Error::Inside(text)),
@@ -191,6 +197,31 @@ impl<'a> Creation<'a> {
         // Who looks for the container's cgroup by its process finds that of the keeper.
         self.keeper.map_or(Ok(()), |keeper| self.cgroups.add(keeper.pid()))?;
         set_oom_score(pid, process.oom_score_adj())
+    }
+
+    /// Who is root in a user namespace may not reach what is below directories of others. Opened in the container's mount
+    /// namespace, since nothing is mounted from another one; by a process of its own, since nobody comes back from there.
+    fn open_for_init(&self, channel: &Channel, path: &Path) -> Result<()> {
+        let init = self.init.ok_or_else(|| Error::other("open a file", "there is nobody to open it for"))?;
+        let namespace = format!("/proc/{}/ns/mnt", init.pid());
+        let (told, mut theirs) = Channel::pair()?;
+        let opener = fork(&mut theirs, |_| {
+            self.lock.let_go();
+            let file = File::open(&namespace).doing_with(|| format!("open {namespace}"))?;
+            nix::sched::setns(file, CloneFlags::CLONE_NEWNS).doing("join the container's mount namespace")?;
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let source =
+                rustix::fs::open(path, flags, Mode::empty()).doing_with(|| format!("open {}", path.display()))?;
+            channel::send(channel.fd()?, &Message::Go, &[source.as_fd()])?;
+            std::process::exit(0)
+        })?;
+        drop(theirs);
+        let told = told.receive();
+        reap(opener);
+        match told? {
+            Some(Message::Failed(text)) => Err(Error::Inside(text)),
+            _ => Ok(()),
+        }
     }
 
     /// The mounts are made, the root is still the old one.

@@ -100,7 +100,7 @@ impl Init<'_> {
     fn fill_root(&self) -> Result<()> {
         let config = self.config;
         let root = within::Root::open(&config.rootfs)?;
-        mounts::make(&root, config)?;
+        mounts::make(&root, config, self.process.channel)?;
         if mounts::fills_dev(config) {
             let asked = config.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
             devices::make(&root, asked)?;

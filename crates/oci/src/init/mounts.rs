@@ -1,6 +1,7 @@
 //! The container's mounts, made from outside of its root. See [`super::within`] for how their targets are found.
 
 use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use rustix::fs::Mode;
 use super::cgroup_mount;
 use super::rootfs::{FORBIDDING, NONE, check_proc, flags_of, remount};
 use super::within::{Missing, Place, Root};
+use crate::channel::Channel;
 use crate::error::Doing as _;
 use crate::mount_options::MountOptions;
 use crate::spec::Config;
@@ -36,6 +38,16 @@ impl<'a> Planned<'a> {
         Ok(Self { destination: mount.destination(), kind, source, options })
     }
 
+    /// Has the source opened that this process itself may not reach. It has a path as long as it is open.
+    fn reach(&mut self, channel: &Channel) -> Result<Option<OwnedFd>> {
+        if !self.options.is_bind() || rustix::fs::stat(&self.source).err() != Some(rustix::io::Errno::ACCESS) {
+            return Ok(None);
+        }
+        let opened = channel.open(&self.source)?;
+        self.source = format!("/proc/self/fd/{}", opened.as_raw_fd()).into();
+        Ok(Some(opened))
+    }
+
     /// What is in /dev and in a tmpfs is made after the mount, and so a read-only one is made so at the end.
     fn is_read_only_late(&self) -> bool {
         self.options.flags.contains(MsFlags::MS_RDONLY) && (self.kind == "tmpfs" || is_dev(self.destination))
@@ -53,11 +65,12 @@ pub(super) fn fills_dev(config: &Config) -> bool {
 }
 
 /// Makes all of them, in their order.
-pub(super) fn make(root: &Root, config: &Config) -> Result<()> {
+pub(super) fn make(root: &Root, config: &Config, channel: &Channel) -> Result<()> {
     let has_cgroup_namespace = config.namespaces.has(LinuxNamespaceType::Cgroup);
     for (index, mount) in config.spec.mounts().iter().flatten().enumerate() {
-        let planned = Planned::new(mount, &config.bundle)
+        let mut planned = Planned::new(mount, &config.bundle)
             .map_err(|problem| Error::spec(format!("mounts[{index}].options"), problem))?;
+        let _held = planned.reach(channel)?;
         match planned.kind {
             "cgroup" | "cgroup2" if !planned.options.is_bind() => {
                 cgroup_mount::make(root, &planned, has_cgroup_namespace)?

@@ -57,7 +57,8 @@ fn main() -> ExitCode {
             only_the_own_cgroup_is_shown
             what_is_mounted_outside_later_comes_to_slaves;
         namespaces:
-            a_joined_user_namespace_is_entered_as_root;
+            a_joined_user_namespace_is_entered_as_root
+            volumes_of_others_come_into_a_user_namespace;
         processes:
             a_filter_forbids_the_program_and_not_the_runtime
             an_environment_may_be_long

@@ -1,7 +1,7 @@
 //! Namespaces that are shared with others.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 
 use serde_json::json;
 
@@ -35,4 +35,21 @@ pub fn a_joined_user_namespace_is_entered_as_root() {
     }
     assert_eq!(told.succeeds(), "Ok(())");
     assert_eq!(fs::read_to_string(second.path("rootfs/file")).expect("it is there"), "written");
+}
+
+/// As the volumes of a Pod, below a directory that is closed to all but the node's root.
+pub fn volumes_of_others_come_into_a_user_namespace() {
+    let mut bundle = mapped(&["read", "/volume/file"]);
+    let volume = bundle.path("closed/volume");
+    fs::create_dir_all(&volume).expect("a directory");
+    fs::write(volume.join("file"), "found").expect("a file");
+    fs::set_permissions(bundle.path("closed"), fs::Permissions::from_mode(0o700)).expect("its mode");
+    bundle.add(
+        "/mounts",
+        json!({"destination": "/volume", "type": "bind", "source": volume, "options": ["rbind", "ro"]}),
+    );
+    assert_eq!(bundle.run().succeeds(), "found");
+    let missing = bundle.path("closed/missing");
+    bundle.add("/mounts", json!({"destination": "/missing", "type": "bind", "source": missing, "options": ["rbind"]}));
+    bundle.run().fails_with("closed/missing: No such file");
 }
