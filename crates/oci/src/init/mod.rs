@@ -92,8 +92,9 @@ impl Init<'_> {
         if mounts::fills_dev(config) {
             open_null_again()?;
         }
-        let cwd = self.process.process.cwd();
-        fs::create_dir_all(cwd).doing_with(|| format!("make the working directory {}", cwd.display()))
+        // The kernel would follow links of an image through /proc/self/fd to what is still open of outside.
+        within::Root::open(Path::new("/"))?.place(self.process.process.cwd(), within::Missing::Directory)?;
+        Ok(())
     }
 
     /// Makes mounts and devices, from outside of the root.

@@ -123,6 +123,18 @@ pub fn no_open_files_are_passed_on() {
     drop(directory);
 }
 
+/// The same, where only what is made on the way to it is outside: who makes an image names its links and the directory.
+pub fn a_working_directory_is_made_inside() {
+    let mut bundle = Bundle::new(&["names", "/"]);
+    with_mount_at(&mut bundle, "/mounted");
+    let outside = fs::File::open(bundle.path("outside")).expect("a directory");
+    rustix::io::fcntl_setfd(&outside, rustix::io::FdFlags::empty()).expect("a file to be passed on");
+    symlink(format!("/proc/self/fd/{}", outside.as_raw_fd()), bundle.path("rootfs/link")).expect("a link");
+    bundle.spec["process"]["cwd"] = json!("/link/made");
+    bundle.run();
+    nothing_is_outside(&bundle);
+}
+
 /// CVE-2024-21626: the working directory is one that the runtime has open.
 pub fn a_working_directory_outside_is_refused() {
     let directory = fs::File::open("/").expect("a directory");

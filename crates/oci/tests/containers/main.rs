@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             another_null_device_is_refused
             the_runtime_cannot_be_overwritten
             no_open_files_are_passed_on
+            a_working_directory_is_made_inside
             a_working_directory_outside_is_refused;
         devices:
             a_disk_cannot_be_opened_on_version_2
