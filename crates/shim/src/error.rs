@@ -32,6 +32,14 @@ pub enum Error {
         /// The last error of its log, or how it ended.
         message: String,
     },
+    /// The OCI runtime was ended by somebody else.
+    #[error("OCI runtime {operation} was killed by signal {signal}")]
+    Killed {
+        /// The runtime's command.
+        operation: &'static str,
+        /// What ended it.
+        signal: u32,
+    },
     /// A system call failed.
     #[error("{operation} {}", path.display())]
     Io {
@@ -65,7 +73,7 @@ impl Error {
             Self::AlreadyExists(_) => Code::ALREADY_EXISTS,
             Self::Invalid(_) | Self::Json { .. } => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) => Code::UNIMPLEMENTED,
-            Self::Runtime { .. } | Self::Io { .. } => Code::UNKNOWN,
+            Self::Runtime { .. } | Self::Killed { .. } | Self::Io { .. } => Code::UNKNOWN,
         }
     }
 

@@ -29,6 +29,11 @@ const ROOT: &str = "/run/containerd/terrarium";
 /// terrarium's own OCI runtime, beside this program.
 const OWN: &str = "terrarium-oci";
 
+/// A status above it is this and the signal that ended the program.
+const SIGNALLED: u32 = 128;
+/// How often a removal is begun that something kills. What no shim removes is there for good, as containerd asks once.
+const REMOVALS: u32 = 3;
+
 /// The runtime that one container is made with.
 #[derive(Clone)]
 pub struct Runtime {
@@ -153,9 +158,14 @@ impl Runtime {
 
     /// Removes what the runtime has of the container; with `force` also its processes. One that is not there is fine.
     pub fn delete(&self, force: bool) -> Result<(), Error> {
-        match self.simple("delete", if force { &["--force"] } else { &[] }) {
-            Err(Error::Runtime { message, .. }) if message.contains("does not exist") => Ok(()),
-            other => other,
+        let mut left = if force { REMOVALS } else { 1 };
+        loop {
+            left -= 1;
+            match self.simple("delete", if force { &["--force"] } else { &[] }) {
+                Err(Error::Runtime { message, .. }) if message.contains("does not exist") => return Ok(()),
+                Err(Error::Killed { .. }) if left > 0 => {}
+                other => return other,
+            }
         }
     }
 
@@ -252,8 +262,11 @@ impl Runtime {
         }
         let log = fs::read(self.log()).unwrap_or_default();
         let new = log.get(before as usize..).unwrap_or_default();
-        let message = last_error(new).unwrap_or_else(|| format!("it ended with status {status}"));
-        Err(Error::Runtime { operation, message })
+        match last_error(new) {
+            Some(message) => Err(Error::Runtime { operation, message }),
+            None if status > SIGNALLED => Err(Error::Killed { operation, signal: status - SIGNALLED }),
+            None => Err(Error::Runtime { operation, message: format!("it ended with status {status}") }),
+        }
     }
 }
 
@@ -337,6 +350,14 @@ mod tests {
             assert!(is_gone(message), "{message}");
         }
         assert!(!is_gone("operation not permitted"));
+    }
+
+    #[test]
+    fn a_runtime_that_was_killed_has_not_refused() {
+        let runtime = Runtime::new(Arc::default(), &Options::default(), "k8s.io", Path::new("/nowhere"), "one");
+        assert!(matches!(runtime.outcome("delete", 137, 0), Err(Error::Killed { signal: 9, .. })));
+        assert!(matches!(runtime.outcome("delete", 1, 0), Err(Error::Runtime { .. })));
+        runtime.outcome("delete", 0, 0).unwrap();
     }
 
     #[test]
