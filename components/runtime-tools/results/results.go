@@ -183,9 +183,50 @@ func (r *Results) causes() string {
 			fmt.Fprintf(&out, "\n**%s**\n\n", escape(each.cause))
 			last = each.cause
 		}
-		fmt.Fprintf(&out, "- %s (%s)\n", escape(each.failure), strings.Join(where[each], ", "))
+		fmt.Fprintf(&out, "- %s (%s)\n", escape(each.failure), r.shortly(where[each]))
 	}
 	return out.String()
+}
+
+// shortly names runs: all of them by one word, and those of a runtime everywhere, or everywhere in gVisor, by the runtime.
+func (r *Results) shortly(titles []string) string {
+	if len(titles) == len(r.Runs) {
+		return "everywhere"
+	}
+	for _, runtime := range r.runtimes() {
+		var all, inGVisor []string
+		for _, run := range r.Runs {
+			if run.Runtime == runtime {
+				all = append(all, run.title())
+				if run.Place != "linux" {
+					inGVisor = append(inGVisor, run.title())
+				}
+			}
+		}
+		titles = replace(titles, all, runtime+" everywhere")
+		titles = replace(titles, inGVisor, runtime+" in gVisor")
+	}
+	return strings.Join(titles, ", ")
+}
+
+func (r *Results) runtimes() []string {
+	var runtimes []string
+	for _, run := range r.Runs {
+		if !slices.Contains(runtimes, run.Runtime) {
+			runtimes = append(runtimes, run.Runtime)
+		}
+	}
+	return runtimes
+}
+
+// replace puts one name where several are, if all of them are there.
+func replace(titles, several []string, one string) []string {
+	isOneOf := func(title string) bool { return slices.Contains(several, title) }
+	found := slices.DeleteFunc(slices.Clone(titles), func(title string) bool { return !isOneOf(title) })
+	if len(several) < 2 || len(found) != len(several) {
+		return titles
+	}
+	return append(slices.DeleteFunc(slices.Clone(titles), isOneOf), one)
 }
 
 func escape(text string) string {

@@ -125,6 +125,33 @@ func TestWhoPassesNeedNotReachWhatTheBaselineFailedAfter(t *testing.T) {
 	}
 }
 
+func TestRunsAreNamedShortly(t *testing.T) {
+	results := Results{Runs: []Run{
+		runOf("linux", "runc"), runOf("linux", "terrarium"), runOf("a", "runc"), runOf("a", "terrarium"),
+		runOf("b", "runc"), runOf("b", "terrarium"),
+	}}
+	titles := func(runs ...int) (titles []string) {
+		for _, run := range runs {
+			titles = append(titles, results.Runs[run].title())
+		}
+		return titles
+	}
+	for _, each := range []struct {
+		titles   []string
+		expected string
+	}{
+		{titles(0, 1, 2, 3, 4, 5), "everywhere"},
+		{titles(0, 2, 4), "runc everywhere"},
+		{titles(2, 3, 4, 5), "runc in gVisor, terrarium in gVisor"},
+		{titles(1, 2, 4), "terrarium on Linux, runc in gVisor"},
+		{titles(0, 3), "runc on Linux, terrarium in gVisor a"},
+	} {
+		if shortly := results.shortly(each.titles); shortly != each.expected {
+			t.Errorf("%s, not %s", shortly, each.expected)
+		}
+	}
+}
+
 func TestKnown(t *testing.T) {
 	known, err := parseKnown("# comment\nNo hugetlb:\n  gvisor linux/runc: p\n\n  everywhere: q: a: b\n")
 	expected := []Known{

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::capabilities::Capabilities;
 
 /// A configuration that is valid.
 fn valid() -> Value {
@@ -139,11 +140,26 @@ proptest! {
         }
     }
 
+    /// As it comes in a file of its own for an `exec`.
     #[test]
-    fn any_process_is_judged(args in prop::collection::vec(".{0,9}", 0..3), cwd in ".{0,9}", umask in any::<u32>()) {
-        let process = json!({"user": {"uid": 0, "gid": 0, "umask": umask}, "args": args, "cwd": cwd});
-        if let Err(error) = parse(process.to_string().as_bytes()).and_then(|process| validate_process(&process, "process")) {
-            prop_assert!(error.to_string().starts_with("process."));
+    fn any_wrong_process_is_told_by_its_field(place in any::<usize>(), value in any_json()) {
+        let judge = |process: &Value| {
+            let process: Process = parse(process.to_string().as_bytes())?;
+            validate_process(&process, "process")?;
+            Capabilities::new(process.capabilities().as_ref());
+            Ok::<_, Error>(())
+        };
+        let valid = json!({
+            "terminal": true, "consoleSize": {"height": 1, "width": 1},
+            "user": {"uid": 1, "gid": 1, "umask": 18, "additionalGids": [1]}, "args": ["sh", "-c"], "env": ["A=b"],
+            "cwd": "/", "capabilities": {"bounding": ["CAP_KILL"], "ambient": ["CAP_KILL"]}, "oomScoreAdj": 1,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 2, "soft": 1}], "noNewPrivileges": true
+        });
+        judge(&valid).expect("valid");
+        if let Err(error) = judge(&changed(valid.clone(), place, value)) {
+            let text = error.to_string();
+            let mut known = valid.as_object().expect("an object").keys().map(String::as_str).chain(["process", "configuration", "["]);
+            prop_assert!(known.any(|field| text.starts_with(field)), "{}", text);
         }
     }
 }
