@@ -45,10 +45,6 @@ fn shims(cluster: &Cluster) -> Vec<Running> {
     told.lines().map(numbers).map(|numbers| Running { pid: numbers[0], kib: numbers[1] }).collect()
 }
 
-fn start(cluster: &Cluster) {
-    cluster.terrarium("up --oci-runtime terrarium").succeeds();
-}
-
 fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
     let namespace = cluster.namespace(name);
     namespace.apply(WEB);
@@ -57,9 +53,8 @@ fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
 }
 
 fn the_own_shim_runs_pods_and_outlives_containerd(cluster: &Cluster) {
-    cluster.needs_exec();
     let before = Marks::of(cluster);
-    start(cluster);
+    cluster.up();
     let namespace = web(cluster, "shim-outlives");
     let of_the_pod = shims(cluster);
     assert_eq!(of_the_pod.len(), 1, "one shim for a Pod with two containers");
@@ -90,9 +85,8 @@ fn the_own_shim_runs_pods_and_outlives_containerd(cluster: &Cluster) {
 }
 
 fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
-    cluster.needs_exec();
     let before = Marks::of(cluster);
-    start(cluster);
+    cluster.up();
     let namespace = web(cluster, "shim-killed");
     let killed = shims(cluster).remove(0).pid;
     cluster.sh(&format!("kill -9 {killed}")).succeeds();
