@@ -33,6 +33,16 @@ impl Scope {
         cut: |kind| *kind == Kind { privilege: kind.privilege, ..Kind::ORDINARY },
     };
 
+    /// What containers are like, which builds and rights decide; in the cut, played in the ordinary kind and with Docker's
+    /// rights.
+    pub const CONTAINERS: Self = Self {
+        full: |kind| {
+            Kind { gvisor: Kind::ORDINARY.gvisor, privilege: Privilege::Full, ..*kind } == Kind::ORDINARY
+                && kind.has_root()
+        },
+        cut: |kind| *kind == Kind { privilege: kind.privilege, ..Kind::ORDINARY },
+    };
+
     /// What holds where Pods share the node's network; in the cut, played on the newest build.
     pub const LINKLESS: Self = Self {
         full: |kind| !kind.has_links() && kind.privilege == Privilege::Full,
