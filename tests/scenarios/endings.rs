@@ -63,22 +63,23 @@ fn hooks_run_after_the_start_and_before_the_end(cluster: &Cluster) {
 
 fn a_container_that_does_not_end_is_killed_after_its_grace(cluster: &Cluster) {
     let namespace = cluster.namespace("endings-grace");
-    let deaf = shell("main", "trap 'echo heard' TERM; echo ready; while :; do sleep 0.1; done");
+    let deaf =
+        shell("main", "trap 'echo -n heard >/dev/termination-log' TERM; echo ready; while :; do sleep 0.1; done");
     let mut pod = pod("deaf", &[deaf]);
     pod["spec"]["terminationGracePeriodSeconds"] = json!(2);
     // So that its end can be seen, it is not gone at once.
     pod["metadata"]["finalizers"] = json!(["scenarios.terrarium/look"]);
     namespace.apply(&pod.to_string());
-    eventually(Duration::from_secs(20), || match namespace.kubectl("logs deaf") {
+    eventually(Duration::from_secs(20), || match namespace.try_kubectl("logs deaf").stdout {
         said if said.contains("ready") => Ok(()),
         said => Err(said),
     });
     namespace.kubectl("delete pod deaf --wait=false");
     eventually(Duration::from_secs(20), || {
         let status = container_status(&namespace, "deaf", "main");
-        if status["state"]["terminated"]["exitCode"] == 137 { Ok(()) } else { Err(status.to_string()) }
+        let ended = &status["state"]["terminated"];
+        if ended["exitCode"] == 137 && ended["message"] == "heard" { Ok(()) } else { Err(status.to_string()) }
     });
-    assert_eq!(namespace.kubectl("logs deaf"), "ready\nheard\n");
     namespace.kubectl(r#"patch pod deaf --type=json -p=[{"op":"remove","path":"/metadata/finalizers"}]"#);
 }
 
@@ -90,7 +91,7 @@ fn an_end_is_told_with_its_code_signal_and_message(cluster: &Cluster) {
     logs["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
     let mut elsewhere = shell("elsewhere", "echo -n fine >/tmp/message; exit 0");
     elsewhere["terminationMessagePath"] = json!("/tmp/message");
-    let killed = shell("killed", "/bin/bash -c 'kill -SEGV $$'; exit $?");
+    let killed = shell("killed", "/bin/bash -c 'kill -SEGV $BASHPID'; exit $?");
     namespace.apply(&pod("told", &[tells, logs, elsewhere, killed]).to_string());
     ends(&namespace, "told", "Failed");
     for (container, code, message) in [
@@ -115,12 +116,12 @@ fn a_container_that_crashes_is_started_again_and_again(cluster: &Cluster) {
     namespace.apply(&pod.to_string());
     let status = eventually(Duration::from_secs(60), || {
         let status = container_status(&namespace, "crashes", "main");
-        let waits = status["state"]["waiting"]["reason"] == "CrashLoopBackOff";
-        if waits && status["restartCount"] == 2 { Ok(status) } else { Err(status.to_string()) }
+        if status["restartCount"].as_u64() >= Some(2) { Ok(status) } else { Err(status.to_string()) }
     });
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 3, "{status}");
-    assert_eq!(namespace.kubectl("logs crashes"), "3\n");
-    assert_eq!(namespace.kubectl("logs crashes --previous"), "2\n");
+    says(&namespace, "Back-off restarting failed container main");
+    let runs: u64 = namespace.kubectl("logs crashes --previous").trim().parse().expect("a number");
+    assert!(runs >= 2, "{runs} runs");
 }
 
 fn a_program_that_is_not_there_is_told(cluster: &Cluster) {
@@ -161,7 +162,8 @@ fn the_kernels_kill_for_want_of_memory_is_told(cluster: &Cluster) {
 fn limits_are_changed_in_place(cluster: &Cluster) {
     let namespace = cluster.namespace("endings-limits");
     let mut container = shell("main", "exec sleep 4713");
-    container["resources"] = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
+    container["resources"] =
+        json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "10m", "memory": "8Mi"}});
     namespace.apply(&pod("limits", &[container]).to_string());
     namespace.wait("pod/limits", "condition=Ready");
     let files = r#"pid=$(pgrep -f '^sleep 4713$'); at() { sed -n "s/^[0-9]*:$1://p" /proc/$pid/cgroup; }
