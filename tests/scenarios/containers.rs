@@ -45,7 +45,7 @@ fn volumes_are_where_and_how_they_are_mounted(cluster: &Cluster) {
     let namespace = cluster.namespace("containers-volumes");
     cluster.sh("mkdir -p /srv/shared && echo outside >/srv/shared/there && touch /srv/socket").succeeds();
     let script = "stat -f -c %T /memory; echo in memory >/memory/file && cat /memory/file
-        cat /host/there; echo inside >/host/back; echo no >/reads/there; cat /reads/there
+        cat /host/there; echo inside >/host/back; echo no >>/reads/there; cat /reads/there
         mkdir /disk/part && echo whole >/disk/part/file; cat /colour";
     let mut writes = shell("writes", script);
     for volume_mount in [
