@@ -114,7 +114,7 @@ fn nothing_is_left_of_pods(cluster: &Cluster) {
 
 fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
     let before = Marks::of(cluster);
-    start(cluster);
+    cluster.up();
     let namespace = cluster.namespace("shim-chaos");
     namespace.apply(DEPLOYMENT);
     namespace.kubectl("scale deployment/web --replicas=3");
