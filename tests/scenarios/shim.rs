@@ -7,7 +7,11 @@ use harness::{Cluster, Marks, Namespace, eventually};
 use crate::chaos::{Random, rounds};
 
 crate::stories! {
+    Shared in BUILDS:
+        what_containers_use_is_told
+        a_pause_is_refused_where_nothing_freezes;
     Own:
+        runc_and_containerds_own_shim_are_had_for_the_asking
         the_own_shim_runs_pods_and_outlives_containerd
         a_pod_whose_shim_was_killed_comes_back
         chaos_among_shims_runtime_and_containerd_costs_no_pod;
@@ -100,6 +104,45 @@ fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
     assert_eq!(shims(cluster).len(), 1);
     namespace.kubectl("delete pod web");
     nothing_is_left_of_pods(cluster);
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn what_containers_use_is_told(cluster: &Cluster) {
+    let namespace = web(cluster, "shim-stats");
+    let node = cluster.json("get nodes")["items"][0]["metadata"]["name"].clone();
+    let summary = format!("get --raw /api/v1/nodes/{}/proxy/stats/summary", node.as_str().expect("a name"));
+    eventually(Duration::from_secs(40), || {
+        let summary: serde_json::Value = serde_json::from_str(&cluster.kubectl(&summary)).expect("JSON");
+        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+        let pod = pods.into_iter().find(|pod| pod["podRef"]["namespace"] == namespace.name).unwrap_or_default();
+        let container = &pod["containers"][0];
+        let memory = container["memory"]["workingSetBytes"].as_u64();
+        if memory > Some(1 << 20) && container["cpu"]["time"].is_string() { Ok(()) } else { Err(pod.to_string()) }
+    });
+}
+
+fn a_pause_is_refused_where_nothing_freezes(cluster: &Cluster) {
+    let namespace = web(cluster, "shim-pause");
+    let id = namespace.pod("web").container;
+    let id = id.trim_start_matches("containerd://");
+    let ctr = "/opt/terrarium/libexec/terrarium/ctr --address /run/terrarium/containerd.sock --namespace k8s.io";
+    cluster.sh(&format!("{ctr} task pause {id}")).exits(1).complains("freezer");
+    cluster.sh(&format!("{ctr} task ls")).succeeds().prints(&format!("{id}    "));
+    namespace.exec("web", "echo unharmed").succeeds().prints("unharmed");
+}
+
+fn runc_and_containerds_own_shim_are_had_for_the_asking(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.terrarium("up --oci-runtime runc").succeeds();
+    let namespace = web(cluster, "shim-runc");
+    assert!(shims(cluster).is_empty());
+    cluster.sh("pgrep -f [c]ontainerd-shim-runc-v2").succeeds();
+    namespace.exec("web", "exit 7").exits(7);
+    cluster.terrarium("up --oci-runtime terrarium").exits(4).complains("which OCI runtime there is");
+    // Where nothing is said, it stays what it was.
+    cluster.up();
+    namespace.kubectl("delete pod web");
     cluster.terrarium("down").succeeds();
     Marks::of(cluster).assert_same_as(&before);
 }

@@ -2,7 +2,8 @@
 //!
 //! gVisor before 2026 refuses setns(2) to pid namespaces. Who made one stays outside of it and forks into it: so the
 //! process that made the container's namespaces stays as its *keeper*, which nobody in the container can see, and forks a
-//! process there when it is asked to. It is in all the container's other namespaces already.
+//! process there when it is asked to. It is in all the container's other namespaces already. For containers that share the pid
+//! namespace, but not the others, see [`crate::guest`].
 //!
 //! ```text
 //! runtime ──process, fds──▶ keeper ──fork──▶ process
