@@ -52,7 +52,8 @@ fn main() -> ExitCode {
             only_the_own_cgroup_is_shown
             what_is_mounted_outside_later_comes_to_slaves;
         namespaces:
-            a_joined_user_namespace_is_entered_as_root;
+            a_joined_user_namespace_is_entered_as_root
+            a_pid_namespace_is_joined_by_whom_its_shim_waits_for;
         processes:
             a_filter_forbids_the_program_and_not_the_runtime
             an_environment_may_be_long
