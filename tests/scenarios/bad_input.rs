@@ -57,8 +57,8 @@ fn what_cannot_start_is_refused_and_leaves_nothing(cluster: &Cluster) {
         echo '{\"format\":99}' >/srv/newer/terrarium.json && echo '{' >/srv/torn/terrarium.json";
     cluster.sh(small).succeeds();
     // Copies of all components; one will be no program.
-    cluster.sh("cp -rs /opt/terrarium/libexec/terrarium/. /broken && rm /broken/runc").succeeds();
-    cluster.sh("head -c 1M /opt/terrarium/libexec/terrarium/runc >/broken/runc && chmod +x /broken/runc").succeeds();
+    cluster.sh("cp -rs /opt/terrarium/libexec/terrarium/. /broken && rm /broken/terrarium-oci").succeeds();
+    cluster.sh("cd /broken && head -c 1M /opt/terrarium/libexec/terrarium/terrarium-oci >terrarium-oci && chmod +x terrarium-oci").succeeds();
     let listen = "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 6443, Listen => 1) or die; \
         sleep 1000' >/dev/null 2>&1 & echo $!";
     let listener = cluster.sh(listen).succeeds().stdout;

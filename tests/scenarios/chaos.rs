@@ -19,7 +19,7 @@ const WRITER: &str = include_str!("../manifests/writer.sh");
 const OURS: &str = r#"for record in /run/terrarium/records/*.json; do
     pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' $record); name=${record##*/}
     kill -0 $pid 2>/dev/null && echo ${name%.json} $pid
-done; pgrep -f '[c]ontainerd-shim-runc-v2' | sed 's/^/shim /'; exit 0"#;
+done; pgrep -f '[c]ontainerd-shim-terrarium-v2' | sed 's/^/shim /'; exit 0"#;
 
 pub fn rounds() -> u32 {
     std::env::var("CHAOS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)

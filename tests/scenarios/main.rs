@@ -7,22 +7,26 @@ mod bad_input;
 mod certificates;
 mod chaos;
 mod commands;
+mod containers;
 mod crashes;
 mod deployments;
 mod dns;
 mod down;
 mod durable;
 mod egress;
+mod endings;
 mod gaps;
 mod host_network;
 mod host_ports;
 mod ingress;
+mod kubectl;
 mod matrix;
 mod network;
 mod pods;
 mod policies;
 mod security;
 mod services;
+mod shells;
 mod shim;
 mod starts;
 mod support;
@@ -50,6 +54,9 @@ use stories;
 fn main() -> ExitCode {
     let themes = [
         pods::STORIES,
+        kubectl::STORIES,
+        containers::STORIES,
+        endings::STORIES,
         deployments::STORIES,
         services::STORIES,
         policies::STORIES,

@@ -67,7 +67,7 @@ fn exec_passes_on_exit_codes_and_both_outputs(cluster: &Cluster) {
     assert_eq!((echoed.stdout.as_str(), echoed.stderr.as_str()), ("one two\n", ""));
     let failed = namespace.exec("web", "cat /nowhere").exits(1).complains("open /nowhere: no such file or directory");
     assert_eq!(failed.stdout, "");
-    namespace.try_kubectl("exec web -- /nowhere").exits(1).complains("stat /nowhere: no such file or directory");
+    namespace.try_kubectl("exec web -- /nowhere").exits(1).complains("exec \"/nowhere\": No such file or directory");
 }
 
 fn exec_passes_on_its_input(cluster: &Cluster) {

@@ -7,7 +7,11 @@ use harness::{Cluster, Marks, Namespace, eventually};
 use crate::chaos::{Random, rounds};
 
 crate::stories! {
+    Shared in BUILDS:
+        what_containers_use_is_told
+        a_pause_is_refused_where_nothing_freezes;
     Own:
+        runc_and_containerds_own_shim_are_had_for_the_asking
         the_own_shim_runs_pods_and_outlives_containerd
         a_pod_whose_shim_was_killed_comes_back
         chaos_among_shims_runtime_and_containerd_costs_no_pod;
@@ -45,10 +49,6 @@ fn shims(cluster: &Cluster) -> Vec<Running> {
     told.lines().map(numbers).map(|numbers| Running { pid: numbers[0], kib: numbers[1] }).collect()
 }
 
-fn start(cluster: &Cluster) {
-    cluster.terrarium("up --oci-runtime terrarium").succeeds();
-}
-
 fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
     let namespace = cluster.namespace(name);
     namespace.apply(WEB);
@@ -57,9 +57,8 @@ fn web<'a>(cluster: &'a Cluster, name: &'a str) -> Namespace<'a> {
 }
 
 fn the_own_shim_runs_pods_and_outlives_containerd(cluster: &Cluster) {
-    cluster.needs_exec();
     let before = Marks::of(cluster);
-    start(cluster);
+    cluster.up();
     let namespace = web(cluster, "shim-outlives");
     let of_the_pod = shims(cluster);
     assert_eq!(of_the_pod.len(), 1, "one shim for a Pod with two containers");
@@ -90,9 +89,8 @@ fn the_own_shim_runs_pods_and_outlives_containerd(cluster: &Cluster) {
 }
 
 fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
-    cluster.needs_exec();
     let before = Marks::of(cluster);
-    start(cluster);
+    cluster.up();
     let namespace = web(cluster, "shim-killed");
     let killed = shims(cluster).remove(0).pid;
     cluster.sh(&format!("kill -9 {killed}")).succeeds();
@@ -110,6 +108,45 @@ fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
     Marks::of(cluster).assert_same_as(&before);
 }
 
+fn what_containers_use_is_told(cluster: &Cluster) {
+    let namespace = web(cluster, "shim-stats");
+    let node = cluster.json("get nodes")["items"][0]["metadata"]["name"].clone();
+    let summary = format!("get --raw /api/v1/nodes/{}/proxy/stats/summary", node.as_str().expect("a name"));
+    eventually(Duration::from_secs(40), || {
+        let summary: serde_json::Value = serde_json::from_str(&cluster.kubectl(&summary)).expect("JSON");
+        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+        let pod = pods.into_iter().find(|pod| pod["podRef"]["namespace"] == namespace.name).unwrap_or_default();
+        let container = &pod["containers"][0];
+        let memory = container["memory"]["workingSetBytes"].as_u64();
+        if memory > Some(1 << 20) && container["cpu"]["time"].is_string() { Ok(()) } else { Err(pod.to_string()) }
+    });
+}
+
+fn a_pause_is_refused_where_nothing_freezes(cluster: &Cluster) {
+    let namespace = web(cluster, "shim-pause");
+    let id = namespace.pod("web").container;
+    let id = id.trim_start_matches("containerd://");
+    let ctr = "/opt/terrarium/libexec/terrarium/ctr --address /run/terrarium/containerd.sock --namespace k8s.io";
+    cluster.sh(&format!("{ctr} task pause {id}")).exits(1).complains("freezer");
+    cluster.sh(&format!("{ctr} task ls")).succeeds().prints(&format!("{id}    "));
+    namespace.exec("web", "echo unharmed").succeeds().prints("unharmed");
+}
+
+fn runc_and_containerds_own_shim_are_had_for_the_asking(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.terrarium("up --oci-runtime runc").succeeds();
+    let namespace = web(cluster, "shim-runc");
+    assert!(shims(cluster).is_empty());
+    cluster.sh("pgrep -f [c]ontainerd-shim-runc-v2").succeeds();
+    namespace.exec("web", "exit 7").exits(7);
+    cluster.terrarium("up --oci-runtime terrarium").exits(4).complains("which OCI runtime there is");
+    // Where nothing is said, it stays what it was.
+    cluster.up();
+    namespace.kubectl("delete pod web");
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
 fn nothing_is_left_of_pods(cluster: &Cluster) {
     eventually(Duration::from_secs(60), || {
         let left = cluster.sh(OF_PODS).succeeds().stdout;
@@ -120,7 +157,7 @@ fn nothing_is_left_of_pods(cluster: &Cluster) {
 
 fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
     let before = Marks::of(cluster);
-    start(cluster);
+    cluster.up();
     let namespace = cluster.namespace("shim-chaos");
     namespace.apply(DEPLOYMENT);
     namespace.kubectl("scale deployment/web --replicas=3");

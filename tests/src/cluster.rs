@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use terrarium_testbed::{Gvisor, Privilege, Sandbox};
+use terrarium_testbed::{Privilege, Sandbox};
 
 use crate::installation::{self, PREFIX};
 use crate::run::Lacking;
@@ -67,13 +67,6 @@ impl Cluster {
     /// Ends the story: what it is about is known not to work in this kind of sandbox.
     pub fn lacks(&self, why: impl Into<String>) -> ! {
         panic_any(Lacking(why.into()))
-    }
-
-    /// Ends the story where no program can be run in a container that runs.
-    pub fn needs_exec(&self) {
-        if self.kind.gvisor == Gvisor::V2024_07 {
-            self.lacks("runc's exec joins a pid namespace, which gVisor 2024-07 refuses");
-        }
     }
 
     /// The node's address, which is the sandbox's.

@@ -33,6 +33,16 @@ impl Scope {
         cut: |kind| *kind == Kind { privilege: kind.privilege, ..Kind::ORDINARY },
     };
 
+    /// What containers are like, which builds and rights decide; in the cut, played in the ordinary kind and with Docker's
+    /// rights.
+    pub const CONTAINERS: Self = Self {
+        full: |kind| {
+            Kind { gvisor: Kind::ORDINARY.gvisor, privilege: Privilege::Full, ..*kind } == Kind::ORDINARY
+                && kind.has_root()
+        },
+        cut: |kind| *kind == Kind { privilege: kind.privilege, ..Kind::ORDINARY },
+    };
+
     /// What holds where Pods share the node's network; in the cut, played on the newest build.
     pub const LINKLESS: Self = Self {
         full: |kind| !kind.has_links() && kind.privilege == Privilege::Full,
@@ -66,6 +76,8 @@ fn representative(kind: &Kind) -> bool {
 pub(crate) enum Extent {
     Cut,
     Full,
+    /// All of it that is of this kind.
+    Of(Kind),
 }
 
 impl Extent {
@@ -74,7 +86,10 @@ impl Extent {
         match std::env::var("MATRIX").as_deref() {
             Ok("" | "cut") | Err(_) => Ok(Self::Cut),
             Ok("full") => Ok(Self::Full),
-            Ok(other) => Err(format!("MATRIX={other}: there are cut and full")),
+            Ok(name) => match Kind::all().into_iter().find(|kind| kind.to_string() == name) {
+                Some(kind) => Ok(Self::Of(kind)),
+                None => Err(format!("MATRIX={name}: there are cut, full, and kinds such as {}", Kind::ORDINARY)),
+            },
         }
     }
 }
@@ -91,8 +106,11 @@ pub(crate) fn select(scenarios: &[Scenario], kinds: &[Kind], extent: Extent) -> 
     let mut scenarios = scenarios.to_vec();
     scenarios.sort_by_key(|scenario| scenario.stage);
     let all = kinds.iter().flat_map(|kind| scenarios.iter().map(|scenario| Play { scenario: *scenario, kind: *kind }));
-    all.filter(|play| (play.scenario.scope.full)(&play.kind))
-        .partition(|play| extent == Extent::Full || (play.scenario.scope.cut)(&play.kind))
+    all.filter(|play| (play.scenario.scope.full)(&play.kind)).partition(|play| match extent {
+        Extent::Full => true,
+        Extent::Cut => (play.scenario.scope.cut)(&play.kind),
+        Extent::Of(kind) => play.kind == kind,
+    })
 }
 
 /// What is left out, by kind and theme.
@@ -152,6 +170,9 @@ mod tests {
             "2026-07/systrap/9p/full-links",
         ];
         assert_eq!(kinds_of(&played, "matrix::main"), expected);
+        let (docker, _) =
+            select(&scenarios(), &Kind::all(), Extent::Of(Kind { privilege: Privilege::Docker, ..Kind::ORDINARY }));
+        assert_eq!(docker.iter().map(|play| play.scenario.name).collect::<Vec<_>>(), ["matrix::main"]);
         let (all, nothing) = select(&scenarios(), &Kind::all(), Extent::Full);
         assert_eq!(all.len(), played.len() + left_out.len());
         assert!(nothing.is_empty());

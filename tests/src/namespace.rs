@@ -79,9 +79,8 @@ impl<'a> Namespace<'a> {
         self.kubectl(&format!("wait {objects} --for={condition} --timeout=60s"));
     }
 
-    /// Runs the sample program in a Pod's container; ends the story where that is known not to work.
+    /// Runs the sample program in a Pod's container.
     pub fn exec(&self, pod: &str, words: &str) -> Ran {
-        self.cluster.needs_exec();
         self.try_kubectl(&format!("exec {pod} -- /sample {words}"))
     }
 

@@ -11,9 +11,9 @@ use crate::{Error, Layout};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OciRuntime {
     /// terrarium's own, and terrarium's own shim.
+    #[default]
     Terrarium,
     /// runc, and containerd's own shim.
-    #[default]
     Runc,
 }
 

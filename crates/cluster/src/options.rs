@@ -20,7 +20,7 @@ pub struct Options {
     pub control_plane_only: bool,
     /// What the cluster has beside what every one has.
     pub addons: BTreeSet<Addon>,
-    /// What starts containers; the one that was, or runc, where nothing is said.
+    /// What starts containers; the one that was, or terrarium's own, where nothing is said.
     pub oci_runtime: Option<OciRuntime>,
 }
 

@@ -158,16 +158,10 @@ pub static TABLE: &[Gap] = &[
     Gap {
         id: GapId::OciRuntime,
         missing: "what newer OCI runtimes ask of a kernel (`nr_inodes` on tmpfs, Linux's procfs inode numbers, setgroups)",
-        breaks: "runc 1.5: `invalid argument` on its mask mounts; crun, youki",
+        breaks: "runc 1.5: `invalid argument` on its mask mounts; crun, youki; exec of runc 1.1",
         blocks: Blocks::Pods,
-        hint: "a runc of one's own must be a 1.1; `kubectl exec` needs a gVisor newer than July 2024",
-        remedies: &[
-            built(Flag, "runc 1.1"),
-            to_come(
-                Replacement,
-                "an OCI runtime and containerd shim of our own, chosen by itself; `up --oci-runtime terrarium` takes them",
-            ),
-        ],
+        hint: "a runc of one's own must be a 1.1, with which `kubectl exec` needs a gVisor newer than July 2024",
+        remedies: &[built(Replacement, "an OCI runtime and a containerd shim of our own")],
     },
     Gap {
         id: GapId::ResourceLimits,

@@ -25,13 +25,13 @@ use crate::channel::{self, Channel, Message};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
 use crate::init::{Init, Rights, unmount};
-use crate::keeper::{Keeper, let_go_of_standard_streams};
+use crate::keeper::{self, Keeper, let_go_of_standard_streams};
 use crate::namespaces::Theirs;
 use crate::process::ProcessRef;
 use crate::seccomp::Filter;
 use crate::spec::Config;
 use crate::state::{Lock, Saved, StateDir, Unfinished};
-use crate::{ContainerId, Error, Kernel, Result, Status, console, hooks, rlimits};
+use crate::{ContainerId, Error, Kernel, Result, Status, console, guest, hooks, rlimits};
 
 /// How a container is created.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +56,8 @@ pub(crate) struct Creation<'a> {
     directory: &'a StateDir,
     lock: &'a Lock,
     cgroups: Cgroups,
+    /// Where the keeper listens whose pid namespace it is to be in.
+    host: Option<PathBuf>,
     warnings: Vec<String>,
     stage: Option<Pid>,
     init: Option<ProcessRef>,
@@ -65,11 +67,11 @@ pub(crate) struct Creation<'a> {
 }
 
 /// What the processes inside take with them.
-struct Luggage {
+pub(crate) struct Luggage {
     filter: Option<Filter>,
     capabilities: Capabilities,
-    console: Option<OwnedFd>,
-    fifo: File,
+    pub console: Option<OwnedFd>,
+    pub fifo: File,
     keeper: Option<Keeper>,
 }
 
@@ -94,6 +96,10 @@ impl<'a> Creation<'a> {
             lock,
             cgroups: Cgroups::at(&cgroup)?,
             warnings: config.warnings.clone(),
+            host: match config.namespaces.joined(LinuxNamespaceType::Pid) {
+                Some(namespace) => directory.keeper_of(namespace)?,
+                None => None,
+            },
             stage: None,
             init: None,
             keeper: None,
@@ -115,17 +121,36 @@ impl<'a> Creation<'a> {
         let (ours, mut theirs) = Channel::pair_for_fork()?;
         let state = self.state(Status::Creating, None)?;
         let (config, options) = (self.config, self.options);
-        self.stage = Some(fork(&mut theirs, |theirs| {
-            self.lock.let_go();
-            drop(ours.take());
-            stage(config, options, process, state, luggage, theirs)
-        })?);
+        let connection = match &self.host {
+            Some(host) => Some(guest::create(host, config, options, state, &luggage, &theirs)?),
+            None => {
+                self.stage = Some(fork(&mut theirs, |theirs| {
+                    self.lock.let_go();
+                    drop(ours.take());
+                    stage(config, options, process, state, luggage, theirs)
+                })?);
+                None
+            }
+        };
         drop(theirs);
         let ours = ours.take().ok_or_else(|| Error::other("create a container", "the channel is gone"))?;
-        let saved = self.listen(&ours, process)?;
+        let mut saved = self.listen(&ours, process)?;
+        drop(ours);
+        if let Some(connection) = connection {
+            self.add_proxy(connection, &mut saved)?;
+        }
         self.write_pid_file(&saved)?;
         self.finished = true;
         Ok((saved, std::mem::take(&mut self.warnings)))
+    }
+
+    /// Whoever waits for a guest waits for its proxy.
+    fn add_proxy(&mut self, connection: OwnedFd, saved: &mut Saved) -> Result<()> {
+        let proxy = keeper::fork_proxy(connection, saved.init.pid(), || self.lock.let_go())?;
+        self.keeper = ProcessRef::of(proxy);
+        self.cgroups.add(proxy)?;
+        saved.keeper = self.keeper;
+        self.directory.save(saved, &self.config.spec)
     }
 
     /// What can fail before anything runs, and what must be opened outside.
@@ -246,6 +271,7 @@ impl<'a> Creation<'a> {
             created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
             init,
             keeper: self.keeper,
+            keeper_socket: self.host.clone().or_else(|| self.keeper.map(|_| self.directory.keeper_socket())),
             cgroups: self.cgroups.clone(),
             no_new_keyring: self.options.no_new_keyring,
         };
@@ -425,7 +451,7 @@ fn map_text(map: &[LinuxIdMapping]) -> String {
 }
 
 /// Offsets hold for processes that are forked afterwards (time_namespaces(7)).
-fn set_time_offsets(config: &Config) -> Result<()> {
+pub(crate) fn set_time_offsets(config: &Config) -> Result<()> {
     let offsets = config.linux().and_then(|linux| linux.time_offsets().as_ref());
     for (clock, offset) in offsets.into_iter().flatten() {
         let text = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));

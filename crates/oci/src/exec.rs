@@ -6,8 +6,8 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceType, Process};
@@ -18,11 +18,12 @@ use crate::create::{become_root, close_files, join_new_keyring, set_oom_score, w
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
 use crate::init::{Rights, change_root};
+use crate::keeper::Job;
 use crate::namespaces::Theirs;
 use crate::seccomp::Filter;
 use crate::spec::{self, Config};
 use crate::state::{Saved, StateDir};
-use crate::{Error, Kernel, Result, console, keeper, rlimits};
+use crate::{Error, Kernel, Result, console, guest, keeper, rlimits};
 
 /// How a further process is started.
 #[derive(Debug, Clone, Default)]
@@ -52,14 +53,14 @@ impl Exec<'_> {
         let console = console::connect(&process, self.options.console_socket.as_deref(), "process")?;
         nix::sys::prctl::set_child_subreaper(true).doing("become a subreaper")?;
         let (ours, mut theirs) = Channel::pair_for_fork()?;
-        let pid = if self.saved.keeper.is_some() {
+        let pid = if let Some(keeper) = &self.saved.keeper_socket {
             if self.options.preserve_fds > 0 {
                 return Err(Error::Unsupported("--preserve-fds in a container with a keeper"));
             }
-            let connection = keeper::ask(&self.directory.keeper_socket(), &process, &theirs, console.as_ref())?;
+            let connection = self.ask(keeper, &process, &theirs, console.as_ref())?;
             drop((theirs, console));
             let pid = self.listen(&taken(&ours)?, None, &process)?;
-            keeper::fork_proxy(connection, pid)?
+            keeper::fork_proxy(connection, pid, || ())?
         } else {
             let namespaces = Theirs::of(self.saved.init.pid(), &self.config.namespaces)?;
             // Between the look at its namespaces and now another process may have taken its place.
@@ -80,6 +81,14 @@ impl Exec<'_> {
             return Err(error);
         }
         Ok(pid)
+    }
+
+    fn ask(&self, keeper: &Path, process: &Process, channel: &Channel, console: Option<&OwnedFd>) -> Result<OwnedFd> {
+        if keeper != self.directory.keeper_socket() {
+            return guest::exec(keeper, self.config, self.saved.init.pid(), process, channel, console);
+        }
+        let files: Vec<_> = console.iter().map(|console| console.as_fd()).collect();
+        keeper::ask(keeper, &Job::Process(Box::new(process.clone())), channel, &files)
     }
 
     /// What it does not say of itself it has from the container's own process.
@@ -172,7 +181,7 @@ fn taken(channel: &Cell<Option<Channel>>) -> Result<Channel> {
     channel.take().ok_or_else(|| Error::other("start a process", "the channel is gone"))
 }
 
-fn filter_of(config: &Config) -> Result<Option<Filter>> {
+pub(crate) fn filter_of(config: &Config) -> Result<Option<Filter>> {
     let seccomp = config.linux().and_then(|linux| linux.seccomp().as_ref());
     seccomp.map(|seccomp| Filter::compile(seccomp, &Kernel::look())).transpose()
 }

@@ -2,7 +2,8 @@
 //!
 //! gVisor before 2026 refuses setns(2) to pid namespaces. Who made one stays outside of it and forks into it: so the
 //! process that made the container's namespaces stays as its *keeper*, which nobody in the container can see, and forks a
-//! process there when it is asked to. It is in all the container's other namespaces already.
+//! process there when it is asked to. It is in all the container's other namespaces already. For containers that share the pid
+//! namespace, but not the others, see [`crate::guest`].
 //!
 //! ```text
 //! runtime ──process, fds──▶ keeper ──fork──▶ process
@@ -34,16 +35,26 @@ use crate::error::Doing as _;
 use crate::exec;
 use crate::foreground::{pass_on, signals};
 use crate::fork::fork;
+use crate::guest::Guest;
 use crate::init::change_root;
 use crate::memory_file;
 use crate::spec::Config;
 
 const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
-/// What the keeper is asked for: the process that is in the file which comes with this, since that may be longer than a
-/// message. After that come standard streams, the channel, and the console socket if there is one.
+/// What the keeper is asked for is in the file which comes with this, since that may be longer than a message. After that
+/// come standard streams, the channel, and what else the job needs.
 #[derive(Debug, Serialize, Deserialize)]
 struct Start;
+
+/// What the keeper is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Job {
+    /// A process in its own container. With it comes the console socket, if there is one.
+    Process(Box<Process>),
+    /// One in another container that is to be in the same pid namespace.
+    Guest(Box<Guest>),
+}
 
 /// A keeper to be.
 #[derive(Debug)]
@@ -121,20 +132,22 @@ impl Client {
 /// Starts a process. That it could not be started is told through the channel, or by its end.
 fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
     let mut descriptors = descriptors.into_iter();
-    let process = File::from(descriptors.next()?);
+    let job = File::from(descriptors.next()?);
     let streams = [descriptors.next()?, descriptors.next()?, descriptors.next()?];
     let mut channel = Channel::from(descriptors.next()?);
-    let console = descriptors.next();
     let started = fork(&mut channel, |channel| {
         rustix::stdio::dup2_stdin(&streams[0]).doing("take over stdin")?;
         rustix::stdio::dup2_stdout(&streams[1]).doing("take over stdout")?;
         rustix::stdio::dup2_stderr(&streams[2]).doing("take over stderr")?;
         drop(streams);
-        let process: Process = memory_file::read(process).doing("read what is asked for")?;
+        let process = match memory_file::read(job).doing("read what is asked for")? {
+            Job::Process(process) => process,
+            Job::Guest(guest) => return guest.run(descriptors, channel),
+        };
         if !config.has_own_mounts() {
             change_root(&config.rootfs)?;
         }
-        exec::inside(config, &process, console, channel)
+        exec::inside(config, &process, descriptors.next(), channel)
     });
     let told = match &started {
         Ok(pid) => Message::Forked { pid: pid.as_raw(), keeper: false },
@@ -144,9 +157,9 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
     started.ok()
 }
 
-/// Asks a keeper to start a process, with this process's standard streams. Returns the connection, by which it tells of
+/// Asks a keeper to start a process, with this process's standard streams and what else the job needs. Returns the connection, by which it tells of
 /// the process's end, and which must stay open until then.
-pub(crate) fn ask(path: &Path, process: &Process, channel: &Channel, console: Option<&OwnedFd>) -> Result<OwnedFd> {
+pub(crate) fn ask(path: &Path, job: &Job, channel: &Channel, files: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
     let connect = || {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (_directory, address) = address(path)?;
@@ -155,17 +168,19 @@ pub(crate) fn ask(path: &Path, process: &Process, channel: &Channel, console: Op
     };
     let connection = connect().doing_with(|| format!("connect to the keeper at {}", path.display()))?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let process = memory_file::of(process).doing("write what is asked for")?;
-    let mut descriptors = vec![process.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), channel.fd()?];
-    descriptors.extend(console.map(AsFd::as_fd));
+    let job = memory_file::of(job).doing("write what is asked for")?;
+    let mut descriptors = vec![job.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), channel.fd()?];
+    descriptors.extend(files);
     channel::send(connection.as_fd(), &Start, &descriptors)?;
     Ok(connection)
 }
 
 /// Forks the proxy of a process that a keeper has started: whoever waits for it learns how that one ended.
-pub(crate) fn fork_proxy(connection: OwnedFd, process: Pid) -> Result<Pid> {
+/// What it is not to have from its parent goes `first`.
+pub(crate) fn fork_proxy(connection: OwnedFd, process: Pid, first: impl FnOnce()) -> Result<Pid> {
     let mut connection = Channel::from(connection);
     fork(&mut connection, |connection| {
+        first();
         nix::unistd::setsid().doing("lead a session")?;
         let_go_of_standard_streams()?;
         let signals = signals()?;

@@ -19,6 +19,7 @@ mod exec;
 mod features;
 mod foreground;
 mod fork;
+mod guest;
 mod hooks;
 mod id;
 mod init;

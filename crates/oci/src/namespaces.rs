@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
@@ -69,6 +70,13 @@ impl Namespaces {
         Ok(namespaces)
     }
 
+    /// The same but for those of a kind that the process is in already.
+    pub fn without(mut self, kind: LinuxNamespaceType) -> Self {
+        self.new.retain(|new| new.kind != kind);
+        self.joined.retain(|(joined, _)| joined.kind != kind);
+        self
+    }
+
     /// Whether the container has a namespace of this kind that is not the runtime's, or joins one.
     pub fn has(&self, kind: LinuxNamespaceType) -> bool {
         self.is_new(kind) || self.joined.iter().any(|(joined, _)| joined.kind == kind)
@@ -91,7 +99,7 @@ impl Namespaces {
         for kind in KINDS {
             if let Some(path) = self.joined(kind.kind) {
                 let file = File::open(path).doing_with(|| format!("open the namespace {}", path.display()))?;
-                if !is_own(kind, &file) {
+                if !is_own(kind, path, &file) {
                     open.push((kind, file));
                 }
             }
@@ -123,12 +131,22 @@ fn enter(kind: Kind, file: &File) -> Result<()> {
     nix::sched::setns(file, kind.flag).doing_with(|| format!("join a {} namespace", kind.file))
 }
 
-/// Whether this process is in that namespace, by its file (namespaces(7)). In gVisor a user namespace may have several:
-/// that they differ says nothing.
-fn is_own(kind: Kind, file: &File) -> bool {
+/// Joins a namespace of the kind whose file has this name.
+pub(crate) fn enter_named(name: &str, file: &OwnedFd) -> Result<()> {
+    let kind = KINDS.into_iter().find(|kind| kind.file == name);
+    let kind = kind.ok_or_else(|| Error::other("join a namespace", format!("there is no kind {name:?}")))?;
+    nix::sched::setns(file, kind.flag).doing_with(|| format!("join a {name} namespace"))
+}
+
+/// Whether this process is in that namespace, by its file (namespaces(7)) or its name: on gVisor 2024-07 pid namespaces
+/// have a file for each process. In all of gVisor a user namespace may have several of both: that they differ says nothing.
+fn is_own(kind: Kind, path: &Path, file: &File) -> bool {
+    let own = format!("/proc/self/ns/{}", kind.file);
     let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
-    let own = rustix::fs::stat(format!("/proc/self/ns/{}", kind.file)).map(identity);
-    own.is_ok() && own == rustix::fs::fstat(file).map(identity)
+    let file_of_own = rustix::fs::stat(&own).map(identity);
+    file_of_own.is_ok() && file_of_own == rustix::fs::fstat(file).map(identity)
+        // What was mounted somewhere has no name.
+        || fs::read_link(path).is_ok_and(|theirs| fs::read_link(&own).is_ok_and(|own| own == theirs))
 }
 
 /// The namespaces of a container's process that are not this one's, opened. Only kinds that its configuration names: of
@@ -169,6 +187,11 @@ impl Theirs {
     /// Whether one of this kind is among them.
     pub fn has(&self, kind: LinuxNamespaceType) -> bool {
         self.0.iter().any(|(theirs, _)| theirs.kind == kind)
+    }
+
+    /// For another process, which joins them by [`enter_named`].
+    pub fn into_files(self) -> (Vec<String>, Vec<File>) {
+        self.0.into_iter().map(|(kind, file)| (kind.file.to_owned(), file)).unzip()
     }
 
     /// Joins all of them.

@@ -43,6 +43,8 @@ pub(crate) struct Saved {
     pub init: ProcessRef,
     /// The process that looks after its pid namespace, where one is needed.
     pub keeper: Option<ProcessRef>,
+    /// Where the keeper listens who starts its processes: its own, or that of the container whose pid namespace it shares.
+    pub keeper_socket: Option<PathBuf>,
     pub cgroups: Cgroups,
     #[serde(default)]
     pub no_new_keyring: bool,
@@ -172,6 +174,22 @@ impl StateDir {
         remove().doing_with(|| format!("remove {}", self.0.display()))
     }
 
+    /// Where the keeper of a pid namespace listens, if `/proc/PID/ns/pid` is that of a process which stands for the first
+    /// one of another container. Whoever only knows that process means the container's namespace, in which it is not.
+    pub fn keeper_of(&self, namespace: &Path) -> Result<Option<PathBuf>> {
+        let root = self.0.parent().unwrap_or(Path::new("/"));
+        for id in list(root)? {
+            let Some(saved) = Self::of(root, &id).load()? else { continue };
+            let stands = |keeper: ProcessRef| {
+                namespace == Path::new(&format!("/proc/{}/ns/pid", keeper.pid())) && keeper.lives()
+            };
+            if saved.keeper.is_some_and(stands) {
+                return Ok(saved.keeper_socket);
+            }
+        }
+        Ok(None)
+    }
+
     pub fn keeper_socket(&self) -> PathBuf {
         self.0.join("keeper.sock")
     }
@@ -273,6 +291,7 @@ mod tests {
             created: String::new(),
             init: ProcessRef::of(Pid::this()).expect("this process"),
             keeper: None,
+            keeper_socket: None,
             cgroups: Cgroups::None,
             no_new_keyring: false,
         };

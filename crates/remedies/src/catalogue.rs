@@ -34,7 +34,7 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &shipped(GapId::LinkKind, Rung::Replacement),
     &shipped(GapId::DevicelessRoute, Rung::Replacement),
     &shipped(GapId::Netfilter, Rung::Replacement),
-    &shipped(GapId::OciRuntime, Rung::Flag),
+    &shipped(GapId::OciRuntime, Rung::Replacement),
     &shipped(GapId::LinkMonitor, Rung::Replacement),
 ];
 

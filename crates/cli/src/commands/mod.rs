@@ -117,7 +117,7 @@ struct Decisions {
     #[arg(long, value_name = "ADDON", value_enum, value_delimiter = ',', conflicts_with = "control_plane_only")]
     enable: Vec<Enable>,
 
-    /// Start containers with this OCI runtime [default: that of the running cluster, else runc]
+    /// Start containers with this OCI runtime [default: that of the running cluster, else terrarium]
     #[arg(long, value_name = "RUNTIME", value_enum)]
     oci_runtime: Option<Runtime>,
 }
@@ -125,10 +125,10 @@ struct Decisions {
 /// What starts containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Runtime {
-    /// runc 1.1
-    Runc,
-    /// Terrarium's own, which also runs programs in containers of gVisor 2024-07
+    /// Terrarium's own
     Terrarium,
+    /// runc 1.1, with containerd's own shim; on gVisor 2024-07 it runs no further programs in a container
+    Runc,
 }
 
 impl From<Runtime> for OciRuntime {

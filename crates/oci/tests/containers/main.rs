@@ -59,7 +59,8 @@ fn main() -> ExitCode {
             what_is_mounted_outside_later_comes_to_slaves;
         namespaces:
             a_joined_user_namespace_is_entered_as_root
-            volumes_of_others_come_into_a_user_namespace;
+            volumes_of_others_come_into_a_user_namespace
+            a_pid_namespace_is_joined_by_whom_its_shim_waits_for;
         processes:
             a_filter_forbids_the_program_and_not_the_runtime
             an_environment_may_be_long

@@ -1,9 +1,10 @@
 //! Namespaces that are shared with others.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bundle::Bundle;
 
@@ -52,4 +53,32 @@ pub fn volumes_of_others_come_into_a_user_namespace() {
     let missing = bundle.path("closed/missing");
     bundle.add("/mounts", json!({"destination": "/missing", "type": "bind", "source": missing, "options": ["rbind"]}));
     bundle.run().fails_with("closed/missing: No such file");
+}
+
+/// As the containers of a Pod with `shareProcessNamespace`: of the first one they know the process that its shim waits for.
+/// Where nobody can join a pid namespace, that is another one than the first in it.
+pub fn a_pid_namespace_is_joined_by_whom_its_shim_waits_for() {
+    let first = Bundle::new(&["wait"]);
+    first.start();
+    let saved = fs::read(first.path("state").join(&first.id).join("state.json")).expect("its state");
+    let saved: Value = serde_json::from_slice(&saved).expect("JSON");
+    let waited_for = if saved["keeper"].is_null() { &saved["init"]["pid"] } else { &saved["keeper"]["pid"] };
+
+    let mut second = Bundle::new(&["wait"]);
+    symlink(first.path("state"), second.path("state")).expect("one place for the states of both");
+    let namespaces = second.spec["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    second.add("/linux/namespaces", json!({"type": "pid", "path": format!("/proc/{waited_for}/ns/pid")}));
+    second.start();
+    fs::write(second.path("rootfs/of-the-second"), "").expect("a file");
+    let seen = |directory: &str| second.exec(&[], &["names", directory]).succeeds();
+    let processes = seen("/proc").lines().filter(|name| name.parse::<u32>().is_ok()).count();
+    assert_eq!(processes, 3, "the first one's, the second one's, and this one");
+    assert!(seen("/").contains("of-the-second\n"));
+
+    first.tell(&["kill", &first.id, "KILL"]);
+    let start = Instant::now();
+    while second.state()["status"] != "stopped" {
+        assert!(start.elapsed() < Duration::from_secs(20), "it ends with the namespace");
+    }
 }
