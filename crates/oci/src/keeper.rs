@@ -27,6 +27,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
+use terrarium_sys::process::Fork;
 
 use crate::Result;
 use crate::channel::{self, Channel, Ended, Message};
@@ -91,7 +92,7 @@ impl Keeper {
             if ready[1] {
                 pass_on(&signals, init)?;
                 if let Some(ended) = reap(&mut clients, init, WaitOptions::NOHANG) {
-                    // All others are killed with the namespace.
+                    kill_all_others();
                     reap(&mut clients, init, WaitOptions::empty());
                     end_like(ended);
                 }
@@ -142,6 +143,16 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
     };
     let _ = channel.send(&told);
     started.ok()
+}
+
+/// Kills what is left in the namespace. gVisor of that age looks for a subreaper to take it over, which it finds outside, as
+/// the shim is one; only where there is none does it end a namespace with its first process.
+fn kill_all_others() {
+    // Where the namespace has ended after all, none can be forked into it.
+    if let Ok(Fork::Child) = terrarium_sys::process::fork() {
+        let _ = terrarium_sys::process::kill(-1, SIGKILL);
+        std::process::exit(0);
+    }
 }
 
 /// Asks a keeper to start a process, with this process's standard streams. Returns the connection, by which it tells of
