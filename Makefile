@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos conformance oci-conformance check bench bench-network bench-oci bench-pods clean
+.PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-network bench-oci bench-pods clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,6 +32,9 @@ conformance: build ## the network specs of Kubernetes's own conformance suite (B
 
 oci-conformance: build ## the validation programs of the OCI's runtime-tools, on Linux and in gVisor (PLACES, FOCUS)
 	@scripts/oci-conformance $(PLACES)
+
+critest: build ## critest, the suite of Kubernetes' cri-tools for container runtimes, in gVisor (BUILDS, FOCUS)
+	@scripts/critest $(BUILDS)
 
 check: ## format, lints, docs, licences
 	@scripts/check

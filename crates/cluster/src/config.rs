@@ -148,6 +148,8 @@ fn containerd(spec: &Spec<'_>, oci_runtime: OciRuntime) -> Result<String, Error>
             "io.containerd.cri.v1.images": {
                 "snapshotter": SNAPSHOTTER,
                 "pinned_images": {"sandbox": PAUSE_IMAGE},
+                // containerd's own default is two directories, and since 2.1 it finds what is in neither (containerd#12808).
+                "registry": {"config_path": "/etc/containerd/certs.d"},
             },
             "io.containerd.cri.v1.runtime": runtime,
             "io.containerd.internal.v1.opt": {"path": "/var/lib/containerd/opt"},

@@ -28,6 +28,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
+use terrarium_sys::process::Fork;
 
 use crate::Result;
 use crate::channel::{self, Channel, Ended, Message};
@@ -102,7 +103,7 @@ impl Keeper {
             if ready[1] {
                 pass_on(&signals, init)?;
                 if let Some(ended) = reap(&mut clients, init, WaitOptions::NOHANG) {
-                    // All others are killed with the namespace.
+                    kill_all_others();
                     reap(&mut clients, init, WaitOptions::empty());
                     end_like(ended);
                 }
@@ -157,8 +158,21 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
     started.ok()
 }
 
-/// Asks a keeper to start a process, with this process's standard streams and what else the job needs. Returns the connection, by which it tells of
-/// the process's end, and which must stay open until then.
+/// Kills what is left in the namespace. gVisor of that age looks for a subreaper to take it over, which it finds outside, as
+/// the shim is one; only where there is none does it end a namespace with its first process.
+fn kill_all_others() {
+    // Where the namespace has ended after all, none can be forked into it.
+    if let Ok(Fork::Child) = terrarium_sys::process::fork() {
+        // The keeper is not seen from there. Anywhere else this would be the end of all.
+        if rustix::process::getppid().is_none() {
+            let _ = terrarium_sys::process::kill(-1, SIGKILL);
+        }
+        std::process::exit(0);
+    }
+}
+
+/// Asks a keeper to start a process, with this process's standard streams and what else the job needs. Returns the
+/// connection, by which it tells of the process's end, and which must stay open until then.
 pub(crate) fn ask(path: &Path, job: &Job, channel: &Channel, files: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
     let connect = || {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;

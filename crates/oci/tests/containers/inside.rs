@@ -13,7 +13,7 @@ pub fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["wait"] => loop {
+        ["wait", ..] => loop {
             std::thread::park();
         },
         ["files"] => files(),

@@ -65,7 +65,8 @@ fn main() -> ExitCode {
             a_filter_forbids_the_program_and_not_the_runtime
             an_environment_may_be_long
             a_silent_client_holds_up_nobody
-            everybody_finds_the_terminals;
+            everybody_finds_the_terminals
+            what_the_first_one_leaves_ends_with_it;
     };
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root");
