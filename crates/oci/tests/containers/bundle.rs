@@ -1,7 +1,7 @@
 //! A bundle of its own for each test, with a container that goes with it.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -82,6 +82,17 @@ impl Bundle {
     /// Runs the container to its end.
     pub fn run(&self) -> Told {
         tell(&mut self.runtime(&["run", &self.id]))
+    }
+
+    /// The same in namespaces that unshare(1) makes, after a script. A shell names a program by its path, so there is a link
+    /// to the runtime by its name.
+    pub fn run_within(&self, namespaces: &[&str], script: &str) -> Told {
+        let link = self.path("terrarium-oci");
+        symlink(std::env::current_exe().expect("this program"), &link).expect("a link");
+        let runtime = self.runtime(&["run", &self.id]);
+        let mut command = Command::new("unshare");
+        command.args(namespaces).args(["sh", "-ec"]).arg(format!("{script}; exec \"$@\"")).arg("sh").arg(link);
+        tell(command.args(runtime.get_args()).current_dir(&self.directory).stdin(Stdio::null()))
     }
 
     /// Creates the container, whose output goes nowhere: who would read it would wait for its end.

@@ -1,13 +1,10 @@
 //! Devices that a container makes for itself.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, tell};
+use crate::bundle::{Bundle, Told};
 
 /// A disk of the machine, if there is one that may be opened here.
 fn disk() -> Option<(u32, u32)> {
@@ -25,23 +22,13 @@ fn disk() -> Option<(u32, u32)> {
 }
 
 /// Runs it where cgroups are of version 2, or not mounted at all.
-fn run_with_cgroups(bundle: &Bundle, mounts: &str) -> crate::bundle::Told {
-    let runtime = bundle.runtime(&["run", &bundle.id]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec"]).arg(format!(
-        "umount --all --types cgroup,cgroup2; {mounts}; program=$1; shift
-         exec unshare --fork \"$program\" \"$@\""
-    ));
-    command.arg0("unshare").arg("sh").arg(bundle.path("terrarium-oci")).args(runtime.get_args());
-    command.current_dir(bundle.path("")).stdin(Stdio::null());
-    tell(&mut command)
+fn run_with_cgroups(bundle: &Bundle, mounts: &str) -> Told {
+    bundle.run_within(&["--mount"], &format!("umount --all --types cgroup,cgroup2; {mounts}"))
 }
 
-/// One with a link to the runtime by its name, since a shell cannot name a program otherwise.
 fn with_disk(rules: serde_json::Value) -> Option<Bundle> {
     let (major, minor) = disk()?;
     let mut bundle = Bundle::new(&["open-block", &major.to_string(), &minor.to_string()]);
-    symlink(std::env::current_exe().expect("this program"), bundle.path("terrarium-oci")).expect("a link");
     bundle.spec["linux"]["resources"] = json!({"devices": rules});
     Some(bundle)
 }

@@ -60,7 +60,8 @@ fn main() -> ExitCode {
         namespaces:
             a_joined_user_namespace_is_entered_as_root
             volumes_of_others_come_into_a_user_namespace
-            a_pid_namespace_is_joined_by_whom_its_shim_waits_for;
+            a_pid_namespace_is_joined_by_whom_its_shim_waits_for
+            the_callers_own_namespace_need_not_be_joined;
         processes:
             a_filter_forbids_the_program_and_not_the_runtime
             an_environment_may_be_long

@@ -82,3 +82,12 @@ pub fn a_pid_namespace_is_joined_by_whom_its_shim_waits_for() {
         assert!(start.elapsed() < Duration::from_secs(20), "it ends with the namespace");
     }
 }
+
+/// As Pods that share the node's network, where the cluster itself is in a user namespace: its root may not join what was
+/// made outside of that.
+pub fn the_callers_own_namespace_need_not_be_joined() {
+    let mut bundle = Bundle::new(&["write", "/file"]);
+    bundle.add("/linux/namespaces", json!({"type": "network", "path": "/proc/self/ns/net"}));
+    let told = bundle.run_within(&["--user", "--map-root-user", "--mount"], "true");
+    assert_eq!(told.succeeds(), "Ok(())");
+}

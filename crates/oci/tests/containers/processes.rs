@@ -54,7 +54,12 @@ pub fn everybody_finds_the_terminals() {
     bundle.add("/mounts", json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": options}));
     bundle.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     bundle.spec["process"]["capabilities"] = json!({});
-    assert_eq!(bundle.run().succeeds(), "ptmx\n");
+    let told = bundle.run();
+    if told.stderr.contains("is not an ID of the user namespace") {
+        eprintln!("skipped: there is no other user");
+        return;
+    }
+    assert_eq!(told.succeeds(), "ptmx\n");
 }
 
 /// In gVisor 2024-07 the end of a pid namespace's first process is not that of the others.
