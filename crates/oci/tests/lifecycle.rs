@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -25,11 +26,28 @@ fn is_root() -> bool {
     is_root
 }
 
-/// A bundle whose container has cgroups of its own, beside those of the other tests.
-fn bundle(name: &str, script: &str) -> Bundle {
+/// A bundle whose container goes with it, even if the test fails.
+struct Contained(Bundle);
+
+impl Deref for Contained {
+    type Target = Bundle;
+
+    fn deref(&self) -> &Bundle {
+        &self.0
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let _ = self.runtime(&["delete", "--force", ID]).output();
+    }
+}
+
+/// The container has cgroups of its own, beside those of the other tests.
+fn bundle(name: &str, script: &str) -> Contained {
     let bundle = Bundle::new(script);
     bundle.change(|config| config["linux"]["cgroupsPath"] = format!("/{ID}-{name}-{}", std::process::id()).into());
-    bundle
+    Contained(bundle)
 }
 
 /// The standard streams of a container are not those of the test, which waits for their end.
@@ -162,4 +180,22 @@ fn poststart_hooks_run_when_the_program_is_executed() {
     let executed = fs::read_to_string(bundle.path().join("executed")).expect("the hook has run");
     assert!(!executed.contains("terrarium"), "{executed}");
     run(&bundle, &["delete", "--force", ID]);
+}
+
+#[test]
+fn the_root_propagates_as_it_was_asked_to() {
+    if !is_root() {
+        return;
+    }
+    own_mounts();
+    for (asked, expected) in [("shared", true), ("rshared", true), ("private", false), ("rslave", false)] {
+        let bundle = bundle("propagation", "exec sleep 1000");
+        bundle.change(|config| config["linux"]["rootfsPropagation"] = asked.into());
+        run(&bundle, &["create", "--pid-file", "pid", ID]);
+        let pid = fs::read_to_string(bundle.path().join("pid")).expect("a process");
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("a root");
+        assert_eq!(root.contains(" shared:"), expected, "{asked}: {root}");
+        run(&bundle, &["delete", "--force", ID]);
+    }
 }
