@@ -67,7 +67,8 @@ func (r Results) page() string {
 	fmt.Fprintf(&out, "# critest\n\n<!-- Generated: UPDATE_DOCS=1 make critest -->\n\n")
 	fmt.Fprintf(&out, "What came of critest %s, the suite of Kubernetes' cri-tools for container runtimes, against the containerd of a\n"+
 		"terrarium node in a gVisor sandbox. The suite is built from upstream's sources; its images are made here, of Debian's\n"+
-		"programs, and a registry on loopback has them. Only the digest of one image is another. `make critest` plays it.\n\n",
+		"programs, and a registry on loopback has them. Only the digest of one image is another. The suite has no specs about\n"+
+		"SELinux where the kernel has none. `make critest` plays it; the runtime is that of `up --oci-runtime`.\n\n",
 		strings.TrimPrefix(r.Suite, "v"))
 	for _, run := range r.Runs {
 		fmt.Fprintf(&out, "- %s\n", run.summary())
