@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -93,7 +94,7 @@ func (r Results) page() string {
 // reasons is a section of the page: of the specs that are so, why, and where.
 func (r Results) reasons(title string, are func(Spec) bool) string {
 	var reasons []string
-	affected := map[string][]string{}
+	affected := map[string]map[string][]string{}
 	for _, run := range r.Runs {
 		for _, spec := range run.Specs {
 			if !are(spec) {
@@ -105,8 +106,9 @@ func (r Results) reasons(title string, are func(Spec) bool) string {
 			}
 			if affected[reason] == nil {
 				reasons = append(reasons, reason)
+				affected[reason] = map[string][]string{}
 			}
-			affected[reason] = append(affected[reason], fmt.Sprintf("%s (%s)", spec.Name, run.title()))
+			affected[reason][spec.Name] = append(affected[reason][spec.Name], run.title())
 		}
 	}
 	if len(reasons) == 0 {
@@ -116,9 +118,8 @@ func (r Results) reasons(title string, are func(Spec) bool) string {
 	fmt.Fprintf(&out, "\n## %s\n", title)
 	for _, reason := range reasons {
 		fmt.Fprintf(&out, "\n%s:\n\n", escape(reason))
-		slices.Sort(affected[reason])
-		for _, each := range affected[reason] {
-			fmt.Fprintf(&out, "- %s\n", escape(each))
+		for _, name := range slices.Sorted(maps.Keys(affected[reason])) {
+			fmt.Fprintf(&out, "- %s (%s)\n", escape(name), strings.Join(affected[reason][name], "; "))
 		}
 	}
 	return out.String()
