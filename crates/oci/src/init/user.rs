@@ -33,9 +33,10 @@ pub(super) fn take_on(process: &Process) -> Result<()> {
 }
 
 /// A user namespace may forbid it (user_namespaces(7), `/proc/PID/setgroups`): then no groups can be had, and none are
-/// lost either.
+/// lost either. In ascending order, as Linux keeps them: gVisor keeps the caller's order, and containerd's is by chance.
 fn set_groups(groups: &[u32]) -> Result<()> {
-    let ids: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+    let mut ids: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+    ids.sort_unstable_by_key(|id| id.as_raw());
     match nix::unistd::setgroups(&ids) {
         Err(Errno::EPERM) if groups.is_empty() => Ok(()),
         other => other.doing_with(|| format!("take on the groups {groups:?}")),
