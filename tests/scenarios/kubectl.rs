@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use harness::{Cluster, Namespace, eventually};
 use serde_json::json;
-use terrarium_testbed::Gvisor;
 
 use crate::shells::{add_volume, container_status, mount, pod, shell};
 
@@ -40,12 +39,10 @@ fn running<'a>(cluster: &'a Cluster, name: &'a str, script: &str) -> Namespace<'
 
 fn exec_gives_a_terminal_of_the_callers_size(cluster: &Cluster) {
     let namespace = running(cluster, "kubectl-terminal", "sleep 600");
-    // Before 2026-07 the shell's editor reads no more than the first character of what comes at once (docs/oci-runtime.md).
-    let plain = if cluster.kind().gvisor == Gvisor::V2026_07 { "" } else { " --noediting" };
     let ran = in_a_terminal(
         &namespace,
-        &format!("exec -it shell -- /bin/bash --norc{plain}"),
-        "tty; stty size; echo $((6 * 7)); kill -INT $$; sleep 100\\n\\003echo still $? here; exit 9\\n",
+        "exec -it shell -- /bin/bash --norc",
+        "tty; stty size; echo $((6 * 7)); kill -INT $$; sleep 100\\n'; sleep 2; printf '\\003'; sleep 1; printf 'echo still $? here; exit 9\\n",
     );
     let ran = ran.exits(9);
     for words in ["/dev/pts/", "33 101", "\n42\r", "still 130 here"] {
