@@ -42,7 +42,7 @@ fn exec_gives_a_terminal_of_the_callers_size(cluster: &Cluster) {
     let ran = in_a_terminal(
         &namespace,
         "exec -it shell -- /bin/bash --norc",
-        "tty; stty size; echo $((6 * 7)); kill -INT $$; sleep 100\\n\\003echo still $? here; exit 9\\n",
+        "tty; stty size; echo $((6 * 7)); kill -INT $$; sleep 100\\n'; sleep 2; printf '\\003'; sleep 1; printf 'echo still $? here; exit 9\\n",
     );
     let ran = ran.exits(9);
     for words in ["/dev/pts/", "33 101", "\n42\r", "still 130 here"] {

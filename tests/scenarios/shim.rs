@@ -20,6 +20,8 @@ crate::stories! {
 const WEB: &str = include_str!("../manifests/web.yaml");
 const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
 
+const CTR: &str = "/opt/terrarium/libexec/terrarium/ctr --address /run/terrarium/containerd.sock --namespace k8s.io";
+
 /// Kills a runtime, or a process that it is just making, as soon as there is one.
 const KILL_RUNTIME: &str =
     "for try in $(seq 100); do pid=$(pgrep -nx terrarium-oci) && kill -9 $pid && exit; sleep 0.05; done";
@@ -112,25 +114,21 @@ fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
 
 fn what_containers_use_is_told(cluster: &Cluster) {
     let namespace = web(cluster, "shim-stats");
-    let node = cluster.json("get nodes")["items"][0]["metadata"]["name"].clone();
-    let summary = format!("get --raw /api/v1/nodes/{}/proxy/stats/summary", node.as_str().expect("a name"));
-    eventually(Duration::from_secs(40), || {
-        let summary: serde_json::Value = serde_json::from_str(&cluster.kubectl(&summary)).expect("JSON");
-        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
-        let pod = pods.into_iter().find(|pod| pod["podRef"]["namespace"] == namespace.name).unwrap_or_default();
-        let container = &pod["containers"][0];
-        let memory = container["memory"]["workingSetBytes"].as_u64();
-        if memory > Some(1 << 20) && container["cpu"]["time"].is_string() { Ok(()) } else { Err(pod.to_string()) }
-    });
+    let id = namespace.pod("web").container;
+    let metrics = cluster.sh(&format!("{CTR} task metrics {}", id.trim_start_matches("containerd://"))).succeeds();
+    let figure = |name: &str| {
+        let line = metrics.stdout.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|figure| figure.trim().parse::<u64>().ok())
+    };
+    assert!(figure("memory.usage_in_bytes") > Some(1 << 20) && figure("pids.current") >= Some(1), "{metrics}");
 }
 
 fn a_pause_is_refused_where_nothing_freezes(cluster: &Cluster) {
     let namespace = web(cluster, "shim-pause");
     let id = namespace.pod("web").container;
     let id = id.trim_start_matches("containerd://");
-    let ctr = "/opt/terrarium/libexec/terrarium/ctr --address /run/terrarium/containerd.sock --namespace k8s.io";
-    cluster.sh(&format!("{ctr} task pause {id}")).exits(1).complains("freezer");
-    cluster.sh(&format!("{ctr} task ls")).succeeds().prints(&format!("{id}    "));
+    cluster.sh(&format!("{CTR} task pause {id}")).exits(1).complains("freezer");
+    cluster.sh(&format!("{CTR} task ls")).succeeds().prints(&format!("{id}    "));
     namespace.exec("web", "echo unharmed").succeeds().prints("unharmed");
 }
 
