@@ -28,7 +28,7 @@ pub static TABLE: &[Gap] = &[
     Gap {
         id: GapId::MappedIds,
         missing: "more than the caller's own user and group in a user namespace, for who may not set IDs outside of it",
-        breaks: "runc: `setgid 5: invalid argument` and the like for every ID that an image, a Pod or devpts names",
+        breaks: "OCI runtimes: `65535 is not an ID of the user namespace`, `setgid 5: invalid argument` and the like for every ID that an image, a Pod or devpts names",
         blocks: Blocks::Pods,
         hint: "start the sandbox with CAP_SETUID and CAP_SETGID, as Docker's default capabilities have them",
         remedies: &[to_come(Replacement, "an OCI runtime that does with one ID")],

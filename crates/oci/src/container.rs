@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Process, State};
+use oci_spec::runtime::{Hooks, LinuxResources, Process, State};
 
 use crate::create::{CreateOptions, Creation, state};
 use crate::exec::{Exec, ExecOptions};
@@ -229,8 +229,8 @@ impl Container {
         saved.cgroups.kill()?;
         saved.cgroups.delete()?;
         let config = self.config(&saved);
-        if config.as_ref().is_ok_and(|config| !config.namespaces.has(LinuxNamespaceType::Mount)) {
-            unmount(&saved.rootfs)?;
+        if let Some(before) = saved.mounts_before {
+            unmount(&saved.rootfs, before)?;
         }
         self.directory.remove()?;
         let config = config?;
@@ -247,6 +247,9 @@ impl Container {
             }
             unfinished.cgroups.kill()?;
             unfinished.cgroups.delete()?;
+            if let Some(before) = unfinished.mounts_before {
+                unmount(&unfinished.rootfs, before)?;
+            }
         }
         self.directory.remove()
     }

@@ -24,7 +24,7 @@ use crate::cgroups::Cgroups;
 use crate::channel::{self, Channel, Message};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
-use crate::init::{Init, Rights, unmount};
+use crate::init::{Init, Rights, mounts_at, unmount};
 use crate::keeper::{self, Keeper, let_go_of_standard_streams};
 use crate::namespaces::Theirs;
 use crate::process::ProcessRef;
@@ -62,7 +62,7 @@ pub(crate) struct Creation<'a> {
     stage: Option<Pid>,
     init: Option<ProcessRef>,
     keeper: Option<ProcessRef>,
-    mounted: bool,
+    mounts_before: Option<usize>,
     finished: bool,
 }
 
@@ -103,7 +103,10 @@ impl<'a> Creation<'a> {
             stage: None,
             init: None,
             keeper: None,
-            mounted: false,
+            mounts_before: match config.has_own_mounts() {
+                true => None,
+                false => Some(mounts_at(&config.rootfs)?),
+            },
             finished: false,
         })
     }
@@ -122,7 +125,12 @@ impl<'a> Creation<'a> {
         let state = self.state(Status::Creating, None)?;
         let (config, options) = (self.config, self.options);
         let connection = match &self.host {
-            Some(host) => Some(guest::create(host, config, options, state, &luggage, &theirs)?),
+            Some(host) => {
+                let connection = guest::create(host, config, options, state, &luggage, &theirs)?;
+                // What it waits at for the start is the guest's alone, which says by it that its program is executed.
+                drop(luggage);
+                Some(connection)
+            }
             None => {
                 self.stage = Some(fork(&mut theirs, |theirs| {
                     self.lock.let_go();
@@ -200,6 +208,8 @@ impl<'a> Creation<'a> {
     fn save(&self) -> Result<()> {
         self.directory.save_unfinished(&Unfinished {
             bundle: self.config.bundle.clone(),
+            rootfs: self.config.rootfs.clone(),
+            mounts_before: self.mounts_before,
             cgroups: self.cgroups.clone(),
             init: self.init,
             annotations: self.config.spec.annotations().clone(),
@@ -251,7 +261,6 @@ impl<'a> Creation<'a> {
 
     /// The mounts are made, the root is still the old one.
     fn mounted(&mut self) -> Result<()> {
-        self.mounted = true;
         if let Some(resources) = self.config.linux().and_then(|linux| linux.resources().as_ref()) {
             self.warnings.extend(self.cgroups.set(resources)?);
         }
@@ -273,6 +282,7 @@ impl<'a> Creation<'a> {
             keeper: self.keeper,
             keeper_socket: self.host.clone().or_else(|| self.keeper.map(|_| self.directory.keeper_socket())),
             cgroups: self.cgroups.clone(),
+            mounts_before: self.mounts_before,
             no_new_keyring: self.options.no_new_keyring,
         };
         self.directory.save(&saved, &self.config.spec)?;
@@ -300,16 +310,17 @@ impl Drop for Creation<'_> {
         if self.finished {
             return;
         }
-        for pid in self.init.map(ProcessRef::pid).into_iter().chain(self.stage).chain(self.keeper.map(ProcessRef::pid))
-        {
+        // A guest's first process is a child of the keeper's, which may have taken its end already.
+        let init = self.init.filter(|init| self.host.is_none() || init.lives());
+        for pid in init.map(ProcessRef::pid).into_iter().chain(self.stage).chain(self.keeper.map(ProcessRef::pid)) {
             end(pid);
         }
         if let Some(init) = self.init {
             init.ends_within(Duration::from_secs(10));
         }
         // What failed is told; that its traces cannot be removed would hide it.
-        if self.mounted && !self.config.namespaces.has(LinuxNamespaceType::Mount) {
-            let _ = unmount(&self.config.rootfs);
+        if let Some(before) = self.mounts_before {
+            let _ = unmount(&self.config.rootfs, before);
         }
         let _ = self.cgroups.delete();
         let _ = self.directory.remove();
@@ -384,6 +395,8 @@ fn stage(
                 return Err(Error::Unsupported("--no-pivot where nobody can join a pid namespace"));
             }
             let_go_of_standard_streams()?;
+            // What is preserved is for the first process, not for those that are forked later.
+            close_files(0)?;
             Some(keeper)
         }
         _ => None,

@@ -103,7 +103,7 @@ impl Keeper {
             if ready[1] {
                 pass_on(&signals, init)?;
                 if let Some(ended) = reap(&mut clients, init, WaitOptions::NOHANG) {
-                    kill_all_others();
+                    kill_all_others(&clients);
                     reap(&mut clients, init, WaitOptions::empty());
                     end_like(ended);
                 }
@@ -160,14 +160,23 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
 
 /// Kills what is left in the namespace. gVisor of that age looks for a subreaper to take it over, which it finds outside, as
 /// the shim is one; only where there is none does it end a namespace with its first process.
-fn kill_all_others() {
-    // Where the namespace has ended after all, none can be forked into it.
-    if let Ok(Fork::Child) = terrarium_sys::process::fork() {
-        // The keeper is not seen from there. Anywhere else this would be the end of all.
-        if rustix::process::getppid().is_none() {
-            let _ = terrarium_sys::process::kill(-1, SIGKILL);
+fn kill_all_others(clients: &[Client]) {
+    match terrarium_sys::process::fork() {
+        Ok(Fork::Child) => {
+            // The keeper is not seen from there. Anywhere else this would be the end of all.
+            if rustix::process::getppid().is_none() {
+                let _ = terrarium_sys::process::kill(-1, SIGKILL);
+            }
+            std::process::exit(0);
         }
-        std::process::exit(0);
+        Ok(Fork::Parent(_)) => {}
+        // The namespace has ended after all, or has as many processes as it may. The keeper waits for its own children only;
+        // the others end with the cgroup.
+        Err(_) => {
+            for pid in clients.iter().filter_map(|client| client.pid) {
+                let _ = terrarium_sys::process::kill(pid.as_raw(), SIGKILL);
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -46,6 +46,9 @@ pub(crate) struct Saved {
     /// Where the keeper listens who starts its processes: its own, or that of the container whose pid namespace it shares.
     pub keeper_socket: Option<PathBuf>,
     pub cgroups: Cgroups,
+    /// See [`Unfinished::mounts_before`].
+    #[serde(default)]
+    pub mounts_before: Option<usize>,
     #[serde(default)]
     pub no_new_keyring: bool,
 }
@@ -54,6 +57,9 @@ pub(crate) struct Saved {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Unfinished {
     pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// How many mounts there were at the root file system, if the container shares its caller's mounts: its own are above.
+    pub mounts_before: Option<usize>,
     pub cgroups: Cgroups,
     pub init: Option<ProcessRef>,
     pub annotations: Option<HashMap<String, String>>,
@@ -110,7 +116,13 @@ impl StateDir {
             (other, _) => other.doing_with(doing)?,
         };
         rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive)).doing_with(doing)?;
-        Ok(Lock(RefCell::new(Some(directory))))
+        // Meanwhile it may have been removed, and another one made with the same name.
+        let locked = directory.metadata().doing_with(doing)?.ino();
+        match (fs::metadata(&self.0).map(|metadata| metadata.ino()), self.id()) {
+            (Ok(there), _) if there == locked => Ok(Lock(RefCell::new(Some(directory)))),
+            (_, Some(id)) => Err(Error::NoContainer(id)),
+            (_, None) => Err(Error::other(doing(), "it was removed")),
+        }
     }
 
     /// Whether somebody changes the container at this moment.
@@ -293,6 +305,7 @@ mod tests {
             keeper: None,
             keeper_socket: None,
             cgroups: Cgroups::None,
+            mounts_before: None,
             no_new_keyring: false,
         };
         directory.save(&saved, &Spec::default()).expect("saved");

@@ -115,6 +115,29 @@ fn what_cannot_be_created_in_the_callers_mounts_leaves_nothing_there() {
 }
 
 #[test]
+fn a_creation_that_is_cut_off_is_taken_off_the_callers_mounts_and_no_more() {
+    if !is_root() {
+        return;
+    }
+    own_mounts();
+    let bundle = bundle("cut", "true");
+    let (rootfs, nothing) = (bundle.rootfs(), None::<&str>);
+    mount(Some(&rootfs), &rootfs, nothing, MsFlags::MS_BIND, nothing).expect("the caller's own mount");
+    bundle.change(|config| {
+        leave_out(config, "mount");
+        let kill = json!({"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"]});
+        config["hooks"] = json!({"createRuntime": [kill]});
+    });
+    let mut create = bundle.runtime(&["create", ID]);
+    let killed = create.stdout(std::process::Stdio::null()).status().expect("it runs");
+    assert_eq!(killed.code(), None);
+    assert!(mounts(&bundle) > 1);
+    run(&bundle, &["delete", "--force", ID]);
+    assert_eq!(mounts(&bundle), 1);
+    nix::mount::umount(&rootfs).expect("it is the caller's");
+}
+
+#[test]
 fn a_mount_namespace_that_is_joined_keeps_its_root() {
     if !is_root() {
         return;

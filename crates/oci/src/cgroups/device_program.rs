@@ -76,8 +76,8 @@ impl Writer {
     /// Lets jumps lead to what is written next.
     fn land(&mut self, jumps: &[usize]) {
         for jump in jumps {
-            // There are fewer rules than instructions can be skipped: the kernel limits a program to 4096.
-            self.0[*jump].offset = i16::try_from(self.0.len() - jump - 1).unwrap_or(i16::MAX);
+            // [`MOST_RULES`](super::devices::MOST_RULES) are fewer than a jump can skip.
+            self.0[*jump].offset = i16::try_from(self.0.len() - jump - 1).expect("a jump within the program");
         }
     }
 

@@ -47,8 +47,14 @@ const ALWAYS: &[(Kind, Option<i32>, Option<i32>, &str)] = &[
     (Kind::Character, Some(10), Some(200), ALL),
 ];
 
+/// How many a container may have: they become a program, for three rights with four instructions each and a jump.
+pub const MOST_RULES: usize = 1000;
+
 /// A container's rules, and then those of every container.
 pub fn rules(asked: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+    if asked.len() > MOST_RULES {
+        return Err(Error::spec("linux.resources.devices", format!("has more than {MOST_RULES} rules")));
+    }
     let asked =
         asked.iter().enumerate().map(|(index, rule)| Rule::of(rule, &format!("linux.resources.devices[{index}]")));
     let always = ALWAYS.iter().map(|(kind, major, minor, access)| {

@@ -30,7 +30,7 @@ use crate::spec::Config;
 use crate::{Error, Result, console, hooks};
 
 use program::Program;
-pub(crate) use rootfs::{change_root, unmount};
+pub(crate) use rootfs::{change_root, mounts_at, unmount};
 
 /// The container's first process, once it is in its namespaces.
 pub(crate) struct Init<'a> {
@@ -76,13 +76,15 @@ impl Init<'_> {
 
     /// Mounts everything, and makes the root file system the root.
     fn make_root(&mut self) -> Result<()> {
-        rootfs::prepare(self.config)?;
+        let config = self.config;
+        // The runtime takes them off where it sees them, which it does not in a namespace that is joined.
+        let before = if config.has_own_mounts() { None } else { Some(mounts_at(&config.rootfs)?) };
+        rootfs::prepare(config)?;
         let made = self.fill_root();
-        if made.is_err() && !self.config.has_own_mounts() {
-            unmount(&self.config.rootfs)?;
+        if let (Err(_), Some(before)) = (&made, before) {
+            unmount(&config.rootfs, before)?;
         }
         made?;
-        let config = self.config;
         self.process.channel.ask(&Message::Mounted)?;
         rustix::process::chdir(&config.rootfs).doing("enter the root file system")?;
         let state = current(&mut self.state, ContainerState::Creating);

@@ -80,13 +80,19 @@ pub(crate) fn change_root(rootfs: &Path) -> Result<()> {
     rustix::process::chdir("/").doing("enter the new root")
 }
 
-/// Takes off what [`prepare`] and the mounts after it have put there, for a container that shares its caller's mounts. It
-/// may be gone already.
-pub(crate) fn unmount(rootfs: &Path) -> Result<()> {
-    match umount2(rootfs, MntFlags::MNT_DETACH) {
-        Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        other => other.doing_with(|| format!("unmount {}", rootfs.display())),
+/// How many mounts there are at a path, one on the other.
+pub(crate) fn mounts_at(path: &Path) -> Result<usize> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
+    Ok(mountinfo::parse(&mountinfo).filter(|mount| mount.point == path).count())
+}
+
+/// Takes off what [`prepare`] and the mounts after it have put on the root file system of a container that shares its
+/// caller's mounts, and nothing that was there `before`, however often it is done.
+pub(crate) fn unmount(rootfs: &Path, before: usize) -> Result<()> {
+    for _ in before..mounts_at(rootfs)? {
+        umount2(rootfs, MntFlags::MNT_DETACH).doing_with(|| format!("unmount {}", rootfs.display()))?;
     }
+    Ok(())
 }
 
 /// Both arguments of pivot_root(2) may be the same directory: the old root is then mounted over the new one, and comes
