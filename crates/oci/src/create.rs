@@ -25,7 +25,7 @@ use crate::channel::{self, Channel, Message};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
 use crate::init::{Init, Rights, mounts_at, unmount};
-use crate::keeper::{self, Keeper, let_go_of_standard_streams};
+use crate::keeper::{self, Keeper, leave_process_group, let_go_of_standard_streams};
 use crate::namespaces::Theirs;
 use crate::process::ProcessRef;
 use crate::seccomp::Filter;
@@ -382,6 +382,9 @@ fn stage(
     // Nobody inside is to read this program's memory or files before it is the container's. Only as long as nobody is
     // inside, in a pid namespace that has just been made, may the stage look at its child.
     nix::sys::prctl::set_dumpable(keeper.is_some()).doing("hide from those inside")?;
+    if keeper.is_some() {
+        leave_process_group()?;
+    }
     let init = fork(channel, |channel| {
         channel.wait_for_go()?;
         nix::sys::prctl::set_dumpable(false).doing("hide from those inside")?;

@@ -86,8 +86,6 @@ impl Keeper {
     pub fn run(self, config: &Config, init: Pid) -> Result<Infallible> {
         // The one that it has is outside of the container.
         rustix::process::chdir("/").doing("enter the root")?;
-        // What is typed at the terminal of whoever created the container is not for those in it.
-        nix::unistd::setsid().doing("lead a session")?;
         let signals = signals()?;
         let mut clients: Vec<Client> = Vec::new();
         loop {
@@ -158,6 +156,14 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
     started.ok()
 }
 
+/// What is typed at the terminal of whoever created the container is not for a keeper or a proxy. Done before they have
+/// children, and not by setsid(2): who leads a new session, and by that makes an orphan of the group that it leaves, hangs
+/// gVisor 2024-07 as a whole, which locks a mutex twice (createSession in its pkg/sentry/kernel/sessions.go). It does not where
+/// the parent is in the same group, as a keeper is in that of those that it forks.
+pub(crate) fn leave_process_group() -> Result<()> {
+    nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).doing("lead a process group")
+}
+
 /// Kills what is left in the namespace. gVisor of that age looks for a subreaper to take it over, which it finds outside, as
 /// the shim is one; only where there is none does it end a namespace with its first process.
 fn kill_all_others(clients: &[Client]) {
@@ -204,7 +210,7 @@ pub(crate) fn fork_proxy(connection: OwnedFd, process: Pid, first: impl FnOnce()
     let mut connection = Channel::from(connection);
     fork(&mut connection, |connection| {
         first();
-        nix::unistd::setsid().doing("lead a session")?;
+        leave_process_group()?;
         let_go_of_standard_streams()?;
         let signals = signals()?;
         loop {
