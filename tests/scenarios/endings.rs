@@ -70,12 +70,12 @@ fn a_container_that_does_not_end_is_killed_after_its_grace(cluster: &Cluster) {
     // So that its end can be seen, it is not gone at once.
     pod["metadata"]["finalizers"] = json!(["scenarios.terrarium/look"]);
     namespace.apply(&pod.to_string());
-    eventually(Duration::from_secs(20), || match namespace.try_kubectl("logs deaf").stdout {
+    eventually(Duration::from_secs(60), || match namespace.try_kubectl("logs deaf").stdout {
         said if said.contains("ready") => Ok(()),
         said => Err(said),
     });
     namespace.kubectl("delete pod deaf --wait=false");
-    eventually(Duration::from_secs(20), || {
+    eventually(Duration::from_secs(60), || {
         let status = container_status(&namespace, "deaf", "main");
         let ended = &status["state"]["terminated"];
         if ended["exitCode"] == 137 && ended["message"] == "heard" { Ok(()) } else { Err(status.to_string()) }
@@ -146,7 +146,7 @@ const KILL: &str = r#"pid=$(pgrep -f '^sleep 4712$') && group=$(sed -n 's/^[0-9]
     group=/sys/fs/cgroup/memory$group && mount -t tmpfs none $group &&
     printf 'oom_kill_disable 0\nunder_oom 0\noom_kill 1\n' >$group/memory.oom_control &&
     exit=/run/containerd/io.containerd.runtime.v2.task/k8s.io/${group##*/}/exit.json && kill -9 $pid &&
-    { for n in $(seq 100); do [ -e $exit ] && break; sleep 0.02; done; umount $group; }"#;
+    { for n in $(seq 1000); do [ -e $exit ] && break; sleep 0.02; done; umount $group; [ -e $exit ]; }"#;
 
 fn the_kernels_kill_for_want_of_memory_is_told(cluster: &Cluster) {
     let namespace = cluster.namespace("endings-memory");
@@ -156,7 +156,7 @@ fn the_kernels_kill_for_want_of_memory_is_told(cluster: &Cluster) {
     namespace.wait("pod/eats", "condition=Ready");
     let containerd = cluster.pid("containerd").expect("it runs").to_string();
     cluster.run(["nsenter", "-t", &containerd, "-m", "bash", "-c", KILL]).succeeds();
-    let status = eventually(Duration::from_secs(20), || {
+    let status = eventually(Duration::from_secs(60), || {
         let status = container_status(&namespace, "eats", "main")["state"]["terminated"].clone();
         if status.is_null() { Err("it runs".to_owned()) } else { Ok(status) }
     });

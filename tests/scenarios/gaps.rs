@@ -76,7 +76,7 @@ fn pods_are_not_made_with_unprivileged_sysctls(cluster: &Cluster) {
         fails_without(cluster, "unprivileged-sysctls", "containerd", OLD_KERNEL);
         return;
     }
-    pods_fail_without(cluster, "unprivileged-sysctls", &["open /proc/sys/net/ipv4/ip_unprivileged_port_start"]);
+    pods_fail_without(cluster, "unprivileged-sysctls", &["net.ipv4.ip_unprivileged_port_start"]);
 }
 
 /// Both at once: the cluster comes up without them.

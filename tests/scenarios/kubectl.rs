@@ -15,11 +15,16 @@ crate::stories! {
         an_ephemeral_container_looks_into_another;
 }
 
-/// Runs kubectl in a terminal of 33 rows and 101 columns, which gets these lines as if they were typed.
-fn in_a_terminal(namespace: &Namespace<'_>, words: &str, typed: &str) -> harness::Ran {
+/// Runs kubectl in a terminal of 33 rows and 101 columns, where something is typed each time that something is seen.
+fn in_a_terminal(namespace: &Namespace<'_>, words: &str, typed: &[(&str, &str)]) -> harness::Ran {
     let command = format!("stty rows 33 cols 101; exec terrarium kubectl -n {} {words}", namespace.name);
-    // What is typed before kubectl has made the terminal raw is seen twice, but is not lost.
-    let script = format!("(sleep 3; printf '{typed}'; sleep 3) | script -qec '{command}' /dev/null");
+    let typed: Vec<String> = typed.iter().map(|(seen, keys)| format!("await '{seen}'; printf '{keys}';")).collect();
+    let script = format!(
+        "seen=$(mktemp)
+        await() {{ for n in $(seq 600); do grep -q -- \"$1\" $seen && return; sleep 0.1; done; }}
+        {{ {} sleep 1; }} | script -qefc '{command}' $seen; code=$?; rm $seen; exit $code",
+        typed.join(" ")
+    );
     namespace.cluster.sh(&script)
 }
 
@@ -42,7 +47,11 @@ fn exec_gives_a_terminal_of_the_callers_size(cluster: &Cluster) {
     let ran = in_a_terminal(
         &namespace,
         "exec -it shell -- /bin/bash --norc",
-        "tty; stty size; echo $((6 * 7)); kill -INT $$; sleep 100\\n'; sleep 2; printf '\\003'; sleep 1; printf 'echo still $? here; exit 9\\n",
+        &[
+            ("bash-.*# ", "tty; stty size; echo $((6 * 7)); sleep 100\\n"),
+            ("^42", "\\003"),
+            ("\\^C", "echo still $? here; exit 9\\n"),
+        ],
     );
     let ran = ran.exits(9);
     for words in ["/dev/pts/", "33 101", "\n42\r", "still 130 here"] {

@@ -61,7 +61,7 @@ pub fn run(namespace: &Namespace<'_>, pod: &Value, container: &str) -> String {
 /// Waits until a Pod has ended in this phase.
 #[track_caller]
 pub fn ends(namespace: &Namespace<'_>, pod: &str, phase: &str) {
-    let ended = eventually(Duration::from_secs(40), || {
+    let ended = eventually(Duration::from_secs(120), || {
         let status = namespace.json(&format!("get pod {pod}"))["status"].clone();
         if status["phase"] == "Succeeded" || status["phase"] == "Failed" { Ok(status) } else { Err(status.to_string()) }
     });
@@ -72,7 +72,7 @@ pub fn ends(namespace: &Namespace<'_>, pod: &str, phase: &str) {
 /// Waits until an event of the namespace says this.
 #[track_caller]
 pub fn says(namespace: &Namespace<'_>, words: &str) {
-    eventually(Duration::from_secs(40), || {
+    eventually(Duration::from_secs(120), || {
         let events = namespace.kubectl("get events");
         if events.contains(words) { Ok(()) } else { Err(events) }
     });
