@@ -48,9 +48,9 @@ fn exec_gives_a_terminal_of_the_callers_size(cluster: &Cluster) {
         &namespace,
         "exec -it shell -- /bin/bash --norc",
         &[
-            ("bash-.*# ", "tty; stty size; echo $((6 * 7)); sleep 100\\n"),
+            ("bash-[^ ]*# $", "tty; stty size; echo $((6 * 7)); sleep 100\\n"),
             ("^42", "\\003"),
-            ("\\^C", "echo still $? here; exit 9\\n"),
+            ("bash-[^ ]*# $", "echo still $? here; exit 9\\n"),
         ],
     );
     let ran = ran.exits(9);
