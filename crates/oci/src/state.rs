@@ -191,7 +191,8 @@ impl StateDir {
     pub fn keeper_of(&self, namespace: &Path) -> Result<Option<PathBuf>> {
         let root = self.0.parent().unwrap_or(Path::new("/"));
         for id in list(root)? {
-            let Some(saved) = Self::of(root, &id).load()? else { continue };
+            // One that is damaged, or just being removed, is no reason not to find another.
+            let Ok(Some(saved)) = Self::of(root, &id).load() else { continue };
             let stands = |keeper: ProcessRef| {
                 namespace == Path::new(&format!("/proc/{}/ns/pid", keeper.pid())) && keeper.lives()
             };
