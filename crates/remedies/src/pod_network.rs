@@ -8,7 +8,7 @@ use terrarium_gaps::{GapId, Rung, Sysctl};
 
 use crate::catalogue::{gap, preparation};
 use crate::plan::shares_network;
-use crate::{Action, Input, Isolation, Preparation, Purpose, Remedy, Setting};
+use crate::{Action, Input, Preparation, Purpose, Remedy, Setting};
 
 /// The address of a node that has no other: beside the ranges of Pods and Services, seen in its network namespace only.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 41, 0, 1);
