@@ -83,7 +83,8 @@ fn the_sandbox_of_another_version_stays_and_is_told() {
     let fixture = fixture();
     let (claim, record) = fixture.claim(&fixture.draft("a", false));
     let path = Files(&claim.directory).record();
-    fs::write(&path, r#"{"name":"a","gvisor":"2031-01","slot":1}"#).expect("a record");
+    let foreign = serde_json::json!({"name": "a", "gvisor": "2031-01", "slot": record.slot});
+    fs::write(&path, foreign.to_string()).expect("a record");
     fs::create_dir_all(record.disk.join("rootfs")).expect("a root");
     drop(claim);
     let swept = fixture.store.sweep().expect("a sweep");
