@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
@@ -127,7 +127,7 @@ fn make(kind: Kind) -> Result<()> {
     nix::sched::unshare(kind.flag).doing_with(|| format!("make a {} namespace", kind.file))
 }
 
-fn enter(kind: Kind, file: &File) -> Result<()> {
+fn enter(kind: Kind, file: impl AsFd) -> Result<()> {
     nix::sched::setns(file, kind.flag).doing_with(|| format!("join a {} namespace", kind.file))
 }
 
@@ -135,7 +135,7 @@ fn enter(kind: Kind, file: &File) -> Result<()> {
 pub(crate) fn enter_named(name: &str, file: &OwnedFd) -> Result<()> {
     let kind = KINDS.into_iter().find(|kind| kind.file == name);
     let kind = kind.ok_or_else(|| Error::other("join a namespace", format!("there is no kind {name:?}")))?;
-    nix::sched::setns(file, kind.flag).doing_with(|| format!("join a {name} namespace"))
+    enter(kind, file)
 }
 
 /// Whether this process is in that namespace, by its file (namespaces(7)) or its name: on gVisor 2024-07 pid namespaces
