@@ -45,7 +45,9 @@ pub fn a_paused_container_can_be_killed() {
         assert_eq!(bundle.state()["status"], "paused");
         let kill = if all { vec!["kill", "--all", &bundle.id, "KILL"] } else { vec!["kill", &bundle.id, "KILL"] };
         bundle.tell(&kill);
-        crate::bundle::eventually(|| bundle.state()["status"] == "stopped");
+        crate::bundle::eventually("it ends", std::time::Duration::from_secs(30), || {
+            bundle.state()["status"] == "stopped"
+        });
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, eventually};
 
 /// The first ID outside that is mapped.
 const FIRST: u32 = 100_000;
@@ -77,10 +77,8 @@ pub fn a_pid_namespace_is_joined_by_whom_its_shim_waits_for() {
     assert!(seen("/").contains("of-the-second\n"));
 
     first.tell(&["kill", &first.id, "KILL"]);
-    let start = Instant::now();
-    while second.state()["status"] != "stopped" {
-        assert!(start.elapsed() < Duration::from_secs(20), "it ends with the namespace");
-    }
+    let limit = Duration::from_secs(20);
+    eventually("it ends with the namespace", limit, || second.state()["status"] == "stopped");
 }
 
 /// As Pods that share the node's network, where the cluster itself is in a user namespace: its root may not join what was

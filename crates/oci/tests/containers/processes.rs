@@ -1,14 +1,15 @@
 //! What processes of a container have, and how they are started.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::json;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, eventually};
 use crate::inside;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Calls that the runtime itself makes when a filter may be in force already.
 pub fn a_filter_forbids_the_program_and_not_the_runtime() {
@@ -68,11 +69,11 @@ pub fn what_the_first_one_leaves_ends_with_it() {
     bundle.start();
     let mut exec = bundle.runtime(&["exec", &bundle.id, inside::PATH, "wait", &bundle.id]);
     let mut exec = exec.spawn().expect("a runtime");
-    wait_until("the process runs", || runs_with(&bundle.id));
+    eventually("the process runs", MINUTE, || runs_with(&bundle.id));
     bundle.tell(&["kill", &bundle.id, "KILL"]);
-    wait_until("the process has ended", || !runs_with(&bundle.id));
+    eventually("the process has ended", MINUTE, || !runs_with(&bundle.id));
     assert_eq!(exec.wait().expect("a status").code(), Some(128 + 9));
-    wait_until("the container has ended", || bundle.state()["status"] == "stopped");
+    eventually("the container has ended", MINUTE, || bundle.state()["status"] == "stopped");
 }
 
 /// Whether a process of a container has this as its last argument.
@@ -82,12 +83,4 @@ fn runs_with(argument: &str) -> bool {
     processes
         .flatten()
         .any(|process| fs::read(process.path().join("cmdline")).is_ok_and(|read| read == line.as_bytes()))
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}: not after a minute");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
