@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 /// Where a container sees the sandbox's programs.
 const PROGRAMS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
-/// A container that runs a script in a shell.
+/// A container that runs a script in a shell. What it says on standard error comes by the same pipe as its output, or
+/// else their order in the log would be chance.
 pub fn shell(name: &str, script: &str) -> Value {
     let mounts: Vec<Value> =
         PROGRAMS.iter().map(|path| json!({"name": &path[1..], "mountPath": path, "readOnly": true})).collect();
@@ -16,7 +17,7 @@ pub fn shell(name: &str, script: &str) -> Value {
         "name": name,
         "image": "localhost/terrarium/sample:0.1.0",
         "imagePullPolicy": "Never",
-        "command": ["/bin/bash", "-c", script],
+        "command": ["/bin/bash", "-c", format!("exec 2>&1; {script}")],
         "volumeMounts": mounts,
     })
 }
