@@ -172,7 +172,7 @@ fn containers_of_a_pod_may_share_its_processes(cluster: &Cluster) {
     let namespace = cluster.namespace("containers-share");
     let waits =
         shell("waits", "trap 'echo told; exit 7' TERM; echo $BASHPID; touch /tmp/waits; while :; do sleep 0.1; done");
-    let look = "for n in $(seq 100); do pid=$(pgrep -f '^/bin/bash -c trap' | head -1)
+    let look = "for n in $(seq 100); do pid=$(pgrep -f '^/bin/bash -c [^;]*; trap' | head -1)
             [ -n \"$pid\" ] && [ -e /proc/$pid/root/tmp/waits ] && break; sleep 0.1; done
         tr '\\0' ' ' </proc/1/cmdline; echo; head -c 3 /proc/$pid/root/sample | tail -c 2; echo; kill -TERM $pid";
     let mut looks = shell("looks", look);

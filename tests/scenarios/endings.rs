@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use crate::shells::{add_volume, container_status, ends, mount, pod, run, says, shell};
 
 crate::stories! {
-    Shared in BUILDS:
+    Shared in CONTAINERS:
         init_containers_and_sidecars_come_in_order
         hooks_run_after_the_start_and_before_the_end
         a_container_that_does_not_end_is_killed_after_its_grace
         an_end_is_told_with_its_code_signal_and_message
         a_container_that_crashes_is_started_again_and_again
-        a_program_that_is_not_there_is_told
+        a_program_that_is_not_there_is_told;
+    Shared in BUILDS:
         the_kernels_kill_for_want_of_memory_is_told
         limits_are_changed_in_place;
 }
