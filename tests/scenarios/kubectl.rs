@@ -78,7 +78,8 @@ fn what_is_typed_interrupts_a_program(cluster: &Cluster) {
 }
 
 fn attach_joins_input_and_output(cluster: &Cluster) {
-    let script = "echo begins; while read -r line; do echo \"heard $line\"; done; echo over; exit 3";
+    // The output is joined after the input: what is heard at once may be answered unseen.
+    let script = "echo begins; while read -r line; do sleep 1; echo \"heard $line\"; done; echo over; exit 3";
     let namespace = running(cluster, "kubectl-attach", script);
     let words = ["terrarium", "kubectl", "-n", namespace.name, "attach", "-i", "shell"];
     let attached = cluster.run_with_input(words, b"one\ntwo\n");
