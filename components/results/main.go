@@ -80,11 +80,15 @@ func run(arguments []string) (bool, error) {
 			return false, err
 		}
 	}
-	if err := write(suite, *document, *page); err != nil {
+	made := suite.page()
+	if err := os.WriteFile(*page, []byte(made.String()), 0o644); err != nil {
+		return false, err
+	}
+	if err := writeDocument(*document, suite); err != nil {
 		return false, err
 	}
 	good := suite.tell(os.Stderr)
-	for _, column := range suite.page().columns {
+	for _, column := range made.columns {
 		fmt.Fprintln(os.Stderr, column.summary)
 	}
 	return good, nil
@@ -102,15 +106,12 @@ func readKnown(path string) ([]Known, error) {
 	return known, nil
 }
 
-func write(suite suite, document, page string) error {
+func writeDocument(path string, suite suite) error {
 	encoded, err := json.MarshalIndent(suite, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(document, append(encoded, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(page, []byte(suite.page().String()), 0o644)
+	return os.WriteFile(path, append(encoded, '\n'), 0o644)
 }
 
 func printNames(path string) error {
