@@ -4,20 +4,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// Run is what came of the suite with one runtime in one place.
-type Run struct {
-	// linux, or a build of gVisor.
-	Place    string    `json:"place"`
-	Runtime  string    `json:"runtime"`
+// ProgramRun is what came of the validation programs with one runtime in one place.
+type ProgramRun struct {
+	Where
 	Programs []Program `json:"programs"`
 }
 
-// Program is one of the suite's.
+// Program is one of them.
 type Program struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
@@ -32,8 +31,8 @@ const timedOut, killed = 124, 137
 
 // readRun reads what scripts/oci-inside wrote: for each program NAME.out, NAME.err and NAME.status, which holds the exit
 // status and the seconds that it took.
-func readRun(place, runtime, directory string) (Run, error) {
-	run := Run{Place: place, Runtime: runtime}
+func readRun(where Where, directory string) (ProgramRun, error) {
+	run := ProgramRun{Where: where}
 	statuses, err := filepath.Glob(filepath.Join(directory, "*.status"))
 	if err != nil {
 		return run, err
@@ -115,7 +114,7 @@ func (p Program) check(name string) (Check, bool) {
 	return p.Checks[at], true
 }
 
-func (r Run) program(name string) (Program, bool) {
+func (r ProgramRun) program(name string) (Program, bool) {
 	at := slices.IndexFunc(r.Programs, func(program Program) bool { return program.Name == name })
 	if at < 0 {
 		return Program{}, false
@@ -129,17 +128,25 @@ type Failure struct {
 	Missing                 bool
 	// Whether the run that is compared with passes it.
 	Worse bool
-	// Why, where it is known.
-	Cause string
+	// Nil if it is not known.
+	Known *Known
+}
+
+// A repeated assertion's number.
+var repeated = regexp.MustCompile(` \(\d+\)$`)
+
+// names are those that the list of known failures may have for it: that of the program is about all its assertions.
+func (f Failure) names() []string {
+	return []string{f.Program, f.Program + ": " + f.Check, f.Program + ": " + repeated.ReplaceAllString(f.Check, "")}
 }
 
 // failures returns what failed in this run, and what it did not get to although the baseline passes it.
-func (r Run) failures(baseline *Run, known []Known) []Failure {
+func (r ProgramRun) failures(baseline *ProgramRun, known []Known) []Failure {
 	var failures []Failure
 	add := func(program, check, message string, missing bool) {
 		failure := Failure{Program: program, Check: check, Message: message, Missing: missing}
-		if at := knownAt(known, r, program, check); at >= 0 {
-			failure.Cause = known[at].Cause
+		if at := knownAt(known, r.Where, failure.names()...); at >= 0 {
+			failure.Known = &known[at]
 		}
 		failure.Worse = baseline == nil || baseline.passes(program, check)
 		failures = append(failures, failure)
@@ -179,7 +186,7 @@ func (f Failure) shown() string {
 
 // passes says whether the check passes here. One that is not here at all, such as an error that is reported in place of
 // an assertion, is no failure here.
-func (r Run) passes(program, check string) bool {
+func (r ProgramRun) passes(program, check string) bool {
 	found, _ := r.program(program)
 	result, has := found.check(check)
 	return !has || result.Outcome == Passed

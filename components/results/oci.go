@@ -1,82 +1,96 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 )
 
-// Results is the JSON document.
-type Results struct {
-	Suite string `json:"suite"`
-	Runs  []Run  `json:"runs"`
+// Programs is what came of the validation programs of the OCI's runtime-tools.
+type Programs struct {
+	// Their version.
+	Suite string       `json:"suite"`
+	Runs  []ProgramRun `json:"runs"`
 
-	baseline *Run
-	judged   string
-	known    []Known
+	known []Known
 }
+
+// The run that the others are compared with.
+var baseline = Where{"linux", "runc"}
+
+// The runtime that must be as good as that.
+const judged = "terrarium"
 
 const unexplained = "Not explained"
 
-// tell says what came of each run, and whether it is what is expected.
-func (r *Results) tell(out io.Writer) bool {
+func (r *Programs) add(where Where, path string) error {
+	run, err := readRun(where, path)
+	r.Runs = append(r.Runs, run)
+	return err
+}
+
+// compared returns the run that the others are compared with, nil if there is none.
+func (r *Programs) compared() *ProgramRun {
+	if at := slices.IndexFunc(r.Runs, func(run ProgramRun) bool { return run.Where == baseline }); at >= 0 {
+		return &r.Runs[at]
+	}
+	return nil
+}
+
+// tell has a line for each failure that has a name of its own, and for what is on the list of known failures without reason.
+func (r *Programs) tell(out io.Writer) bool {
 	good := true
 	for _, run := range r.Runs {
 		said := map[string]bool{}
-		for _, failure := range run.failures(r.baseline, r.known) {
-			word := "known   "
+		for _, failure := range run.failures(r.compared(), r.known) {
+			word, remark := "fails", failure.Message
 			switch {
-			case failure.Cause != "":
-			case run.Runtime == r.judged && failure.Worse:
-				good, word = false, "FAILED  "
-			default:
-				word = "fails   "
+			case failure.Known != nil:
+				word, remark = "known", failure.Known.Cause
+			case run.Runtime == judged && failure.Worse:
+				good, word = false, "FAILED"
 			}
-			line := fmt.Sprintf("%s %s/%s %s", word, run.Place, run.Runtime, failure.shown())
+			line := fmt.Sprintf("%-8s %s %s", word, run.Where, failure.shown())
 			if !said[line] {
-				fmt.Fprintf(out, "%s (%s)\n", line, cmp.Or(failure.Cause, failure.Message))
+				fmt.Fprintf(out, "%s (%s)\n", line, remark)
 			}
 			said[line] = true
 		}
-		fmt.Fprintln(out, run.summary())
 	}
 	for _, stale := range r.stale() {
-		fmt.Fprintf(out, "PASSES   %s: %s, and is still on the list of known failures\n", stale.Program, stale.Check)
+		fmt.Fprintf(out, "PASSES   %s (and is still on the list of known failures)\n", stale.Failure)
 	}
 	return good
 }
 
 // stale returns the known failures that did not fail in any of the runs that they are about.
-func (r *Results) stale() []Known {
-	var stale []Known
-	for _, known := range r.known {
-		played, failed := false, false
+func (r *Programs) stale() []Known {
+	return slices.DeleteFunc(slices.Clone(r.known), func(known Known) bool {
+		played := false
 		for _, run := range r.Runs {
-			if !known.coversRun(run) {
+			if !known.coversRun(run.Where) {
 				continue
 			}
 			played = true
-			failed = failed || slices.ContainsFunc(run.failures(r.baseline, nil), func(failure Failure) bool {
-				return known.covers(run, failure.Program, failure.Check)
-			})
+			if slices.ContainsFunc(run.failures(r.compared(), nil), func(failure Failure) bool {
+				return known.covers(run.Where, failure.names()...)
+			}) {
+				return true
+			}
 		}
-		if played && !failed {
-			stale = append(stale, known)
-		}
-	}
-	return stale
+		return !played
+	})
 }
 
-func (r Run) title() string {
+func (r ProgramRun) title() string {
 	if r.Place == "linux" {
 		return r.Runtime + " on Linux"
 	}
 	return r.Runtime + " in gVisor " + r.Place
 }
 
-func (r Run) summary() string {
+func (r ProgramRun) summary() string {
 	var programs, skipped, passed, failed int
 	for _, program := range r.Programs {
 		if program.passed() {
@@ -92,62 +106,38 @@ func (r Run) summary() string {
 		len(r.Programs), skipped, passed, failed)
 }
 
-// page is the Markdown document: a column for each run, then the failures by their causes.
-func (r *Results) page() string {
-	var out strings.Builder
-	fmt.Fprintf(&out, "# OCI runtime\n\n<!-- Generated: UPDATE_DOCS=1 make oci-conformance -->\n\n")
-	fmt.Fprintf(&out, "What came of the validation programs of the Open Container Initiative's runtime-tools %s with terrarium's runtime and\n"+
+func (r *Programs) page() Page {
+	page := Page{title: "OCI runtime", target: "oci-conformance", row: "program", sections: r.causes()}
+	page.intro = fmt.Sprintf("What came of the validation programs of the Open Container Initiative's runtime-tools %s with terrarium's runtime and\n"+
 		"with runc 1.1, on Linux (cgroup v1) and in gVisor. The programs are built from upstream's sources; the containers' root\n"+
-		"has Debian's BusyBox. `make oci-conformance` plays them.\n\n", strings.TrimPrefix(r.Suite, "v"))
+		"has Debian's BusyBox. `make oci-conformance` plays them.", strings.TrimPrefix(r.Suite, "v"))
+	page.legend = "A cell has the number of assertions that pass, and of those that fail."
 	for _, run := range r.Runs {
-		fmt.Fprintf(&out, "- %s\n", run.summary())
-	}
-	out.WriteString("\nA cell has the number of assertions that pass, and of those that fail.\n\n| program |")
-	for _, run := range r.Runs {
-		fmt.Fprintf(&out, " %s |", run.title())
-	}
-	fmt.Fprintf(&out, "\n|---|%s\n", strings.Repeat("---|", len(r.Runs)))
-	for _, name := range r.names() {
-		fmt.Fprintf(&out, "| %s |", name)
-		for _, run := range r.Runs {
-			fmt.Fprintf(&out, " %s |", run.cell(name))
-		}
-		out.WriteString("\n")
-	}
-	out.WriteString(r.causes())
-	return out.String()
-}
-
-func (r *Results) names() []string {
-	var names []string
-	for _, run := range r.Runs {
+		cells := map[string]string{}
 		for _, program := range run.Programs {
-			names = append(names, program.Name)
+			cells[program.Name] = program.cell()
 		}
+		page.columns = append(page.columns, Column{run.title(), run.summary(), cells})
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return page
 }
 
-func (r Run) cell(name string) string {
-	program, found := r.program(name)
+func (p Program) cell() string {
 	switch {
-	case !found:
-		return ""
-	case program.skipped():
+	case p.skipped():
 		return "skipped"
-	case program.passed() && program.count(Passed) == 0:
+	case p.passed() && p.count(Passed) == 0:
 		return "passes" // without a word
-	case program.passed():
-		return fmt.Sprint(program.count(Passed))
+	case p.passed():
+		return fmt.Sprint(p.count(Passed))
 	default:
-		return fmt.Sprintf("%d, **%d fail**", program.count(Passed), program.count(Failed))
+		return fmt.Sprintf("%d, **%d fail**", p.count(Passed), p.count(Failed))
 	}
 }
 
 // causes lists the failures under what causes them, each with where it fails: those that are known as the list of these
 // has them, the others by themselves.
-func (r *Results) causes() string {
+func (r *Programs) causes() string {
 	type row struct {
 		order          int
 		cause, failure string
@@ -155,14 +145,14 @@ func (r *Results) causes() string {
 	where := map[row][]string{}
 	var rows []row
 	for _, run := range r.Runs {
-		for _, failure := range run.failures(r.baseline, r.known) {
+		for _, failure := range run.failures(r.compared(), r.known) {
 			key := row{len(r.known), unexplained, failure.shown()}
-			if at := knownAt(r.known, run, failure.Program, failure.Check); at >= 0 {
+			if known := failure.Known; known != nil {
 				// The first line that says the same, of which there may be one for each place.
-				first := slices.IndexFunc(r.known, func(known Known) bool {
-					return known.Cause == r.known[at].Cause && known.shown() == r.known[at].shown()
+				first := slices.IndexFunc(r.known, func(each Known) bool {
+					return each.Cause == known.Cause && each.Failure == known.Failure
 				})
-				key = row{first, failure.Cause, r.known[at].shown()}
+				key = row{first, known.Cause, shown(known.Failure)}
 			}
 			if _, found := where[key]; !found {
 				rows = append(rows, key)
@@ -188,8 +178,18 @@ func (r *Results) causes() string {
 	return out.String()
 }
 
+// shown is a line of the list of known failures in what people read.
+func shown(failure string) string {
+	program, check, has := strings.Cut(failure, ": ")
+	program = strings.ReplaceAll(program, "*", "every program")
+	if !has {
+		return program
+	}
+	return program + ": " + strings.ReplaceAll(check, "*", "…")
+}
+
 // shortly names runs: all of them by one word, and those of a runtime everywhere, or everywhere in gVisor, by the runtime.
-func (r *Results) shortly(titles []string) string {
+func (r *Programs) shortly(titles []string) string {
 	if len(titles) == len(r.Runs) {
 		return "everywhere"
 	}
@@ -209,7 +209,7 @@ func (r *Results) shortly(titles []string) string {
 	return strings.Join(titles, ", ")
 }
 
-func (r *Results) runtimes() []string {
+func (r *Programs) runtimes() []string {
 	var runtimes []string
 	for _, run := range r.Runs {
 		if !slices.Contains(runtimes, run.Runtime) {
@@ -227,8 +227,4 @@ func replace(titles, several []string, one string) []string {
 		return titles
 	}
 	return append(slices.DeleteFunc(slices.Clone(titles), isOneOf), one)
-}
-
-func escape(text string) string {
-	return strings.NewReplacer("|", "\\|", "<", "&lt;").Replace(text)
 }

@@ -1,0 +1,3 @@
+module terrarium.dev/components/results
+
+go 1.26.0
