@@ -16,7 +16,6 @@ use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -39,8 +38,8 @@ pub(crate) enum Message {
     MapIds,
     /// This process becomes the program; whether the sender stays to look after the pid namespace.
     Forked { pid: i32, keeper: bool },
-    /// Open this file, in my mount namespace, and give it to me.
-    Open(PathBuf),
+    /// Open the source of this bind mount, by its place in the configuration, in my mount namespace, and give it to me.
+    Open(usize),
     /// The mounts are made, the root is still the old one.
     Mounted,
     /// Only the program is left to be executed.
@@ -96,14 +95,16 @@ impl Channel {
         self.wait_for_go()
     }
 
-    /// Has a file opened, as a place to mount from, by somebody with more rights in the same mount namespace.
-    pub fn open(&self, path: &Path) -> Result<OwnedFd> {
-        self.send(&Message::Open(path.to_owned()))?;
+    /// Has the source of a bind mount opened, by somebody with more rights in the same mount namespace.
+    pub fn open(&self, mount: usize) -> Result<OwnedFd> {
+        self.send(&Message::Open(mount))?;
         let file = match receive(self.fd()?)? {
             Some((Message::Go, descriptors)) => descriptors.into_iter().next(),
             _ => None,
         };
-        file.ok_or_else(|| Error::other(format!("have {} opened", path.display()), "the runtime has given up"))
+        file.ok_or_else(|| {
+            Error::other(format!("have the source of mounts[{mount}] opened"), "the runtime has given up")
+        })
     }
 
     /// Says that nothing more comes. A filter that is in force already may forbid whatever else would say so, but hardly

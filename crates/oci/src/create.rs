@@ -24,7 +24,7 @@ use crate::cgroups::Cgroups;
 use crate::channel::{self, Channel, Message};
 use crate::error::Doing as _;
 use crate::fork::{end, fork, reap};
-use crate::init::{Init, Rights, mounts_at, unmount};
+use crate::init::{Init, Rights, bind_source, mounts_at, unmount};
 use crate::keeper::{self, Keeper, leave_process_group, let_go_of_standard_streams};
 use crate::namespaces::Theirs;
 use crate::process::ProcessRef;
@@ -188,8 +188,8 @@ impl<'a> Creation<'a> {
                 Message::Forked { pid, keeper } => {
                     self.forked(Pid::from_raw(pid), keeper, process)?;
                 }
-                Message::Open(path) => {
-                    self.open_for_init(channel, &path)?;
+                Message::Open(mount) => {
+                    self.open_for_init(channel, mount)?;
                     continue;
                 }
                 Message::Mounted => self.mounted()?,
@@ -234,9 +234,11 @@ impl<'a> Creation<'a> {
         set_oom_score(pid, process.oom_score_adj())
     }
 
-    /// Who is root in a user namespace may not reach what is below directories of others. Opened in the container's mount
-    /// namespace, since nothing is mounted from another one; by a process of its own, since nobody comes back from there.
-    fn open_for_init(&self, channel: &Channel, path: &Path) -> Result<()> {
+    /// Who is root in a user namespace may not reach what is below directories of others. What is opened is said by the
+    /// configuration, not by whoever asks. Opened in the container's mount namespace, since nothing is mounted from another
+    /// one; by a process of its own, since nobody comes back from there.
+    fn open_for_init(&self, channel: &Channel, mount: usize) -> Result<()> {
+        let path = &bind_source(self.config, mount)?;
         let init = self.init.ok_or_else(|| Error::other("open a file", "there is nobody to open it for"))?;
         let namespace = format!("/proc/{}/ns/mnt", init.pid());
         let (told, mut theirs) = Channel::pair()?;

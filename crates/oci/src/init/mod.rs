@@ -29,6 +29,7 @@ use crate::seccomp::Filter;
 use crate::spec::Config;
 use crate::{Error, Result, console, hooks};
 
+pub(crate) use mounts::bind_source;
 use program::Program;
 pub(crate) use rootfs::{change_root, mounts_at, unmount};
 

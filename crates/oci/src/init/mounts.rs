@@ -39,11 +39,11 @@ impl<'a> Planned<'a> {
     }
 
     /// Has the source opened that this process itself may not reach. It has a path as long as it is open.
-    fn reach(&mut self, channel: &Channel) -> Result<Option<OwnedFd>> {
+    fn reach(&mut self, index: usize, channel: &Channel) -> Result<Option<OwnedFd>> {
         if !self.options.is_bind() || rustix::fs::stat(&self.source).err() != Some(rustix::io::Errno::ACCESS) {
             return Ok(None);
         }
-        let opened = channel.open(&self.source)?;
+        let opened = channel.open(index)?;
         self.source = format!("/proc/self/fd/{}", opened.as_raw_fd()).into();
         Ok(Some(opened))
     }
@@ -52,6 +52,14 @@ impl<'a> Planned<'a> {
     fn is_read_only_late(&self) -> bool {
         self.options.flags.contains(MsFlags::MS_RDONLY) && (self.kind == "tmpfs" || is_dev(self.destination))
     }
+}
+
+/// Where a bind mount comes from, by its place in the configuration.
+pub(crate) fn bind_source(config: &Config, index: usize) -> Result<PathBuf> {
+    let mount = config.spec.mounts().iter().flatten().nth(index);
+    let planned = mount.and_then(|mount| Planned::new(mount, &config.bundle).ok());
+    let bind = planned.filter(|planned| planned.options.is_bind());
+    bind.map(|bind| bind.source).ok_or_else(|| Error::spec(format!("mounts[{index}]"), "is no bind mount"))
 }
 
 fn is_dev(path: &Path) -> bool {
@@ -70,7 +78,7 @@ pub(super) fn make(root: &Root, config: &Config, channel: &Channel) -> Result<()
     for (index, mount) in config.spec.mounts().iter().flatten().enumerate() {
         let mut planned = Planned::new(mount, &config.bundle)
             .map_err(|problem| Error::spec(format!("mounts[{index}].options"), problem))?;
-        let _held = planned.reach(channel)?;
+        let _held = planned.reach(index, channel)?;
         match planned.kind {
             "cgroup" | "cgroup2" if !planned.options.is_bind() => {
                 cgroup_mount::make(root, &planned, has_cgroup_namespace)?
@@ -211,6 +219,19 @@ pub(super) fn finish(config: &Config) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_bind_mounts_of_the_configuration_have_a_source_to_open() {
+        let spec = serde_json::json!({"ociVersion": "1.2.0", "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "/etc/shadow"},
+            {"destination": "/volume", "type": "bind", "source": "volume", "options": ["rbind"]},
+        ]});
+        let spec = serde_json::from_value(spec).expect("a configuration");
+        let config = Config::of_created(spec, "/bundle".into(), "/bundle/rootfs".into()).expect("it is valid");
+        assert_eq!(bind_source(&config, 1).expect("a bind mount"), Path::new("/bundle/volume"));
+        let refused = |index| bind_source(&config, index).expect_err("no bind mount").to_string();
+        assert_eq!([refused(0), refused(2)], ["mounts[0]: is no bind mount", "mounts[2]: is no bind mount"]);
+    }
 
     #[test]
     fn dev_is_told_however_it_is_written() {
