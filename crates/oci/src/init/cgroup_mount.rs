@@ -1,6 +1,6 @@
 //! A container's view of its cgroups, at a mount of type `cgroup`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -18,8 +18,8 @@ const ATTRIBUTES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(Ms
 /// Mounts what this process's kernel has: a directory with the own cgroup of each hierarchy, or the unified one.
 pub(super) fn make(root: &Root, planned: &Planned<'_>, has_namespace: bool) -> Result<()> {
     let mounts = Mounts::look()?;
-    if mounts.v1.is_empty() && mounts.v2.is_some() {
-        return unified(root, planned);
+    if let (Some(hierarchy), true) = (&mounts.v2, mounts.v1.is_empty()) {
+        return unified(root, planned, mounts.own_directory(hierarchy));
     }
     let place = root.place(planned.destination, Missing::Directory)?;
     let what = || format!("mount cgroups on {}", planned.destination.display());
@@ -54,13 +54,13 @@ fn mount_again(root: &Root, planned: &Planned<'_>, hierarchy: &Mount, destinatio
     make_one(root, &Planned { destination, kind: "cgroup", source: "cgroup".into(), options })
 }
 
-/// The unified hierarchy. Where it cannot be mounted, in a user namespace without a cgroup namespace, the one from outside
-/// is shown.
-fn unified(root: &Root, planned: &Planned<'_>) -> Result<()> {
+/// The unified hierarchy. Where it cannot be mounted, in a user namespace without a cgroup namespace, the own cgroup is
+/// shown.
+fn unified(root: &Root, planned: &Planned<'_>, own: Option<PathBuf>) -> Result<()> {
     let place = root.place(planned.destination, Missing::Directory)?;
-    match mount(Some("cgroup"), &place.path(), Some("cgroup2"), planned.options.flags, NONE) {
-        Err(Errno::EPERM | Errno::EBUSY) => show(root, planned, Path::new("/sys/fs/cgroup"), planned.destination),
-        other => other.doing_with(|| format!("mount cgroup2 on {}", planned.destination.display())),
+    match (mount(Some("cgroup"), &place.path(), Some("cgroup2"), planned.options.flags, NONE), own) {
+        (Err(Errno::EPERM | Errno::EBUSY), Some(own)) => show(root, planned, &own, planned.destination),
+        (other, _) => other.doing_with(|| format!("mount cgroup2 on {}", planned.destination.display())),
     }
 }
 

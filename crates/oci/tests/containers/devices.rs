@@ -22,7 +22,7 @@ fn disk() -> Option<(u32, u32)> {
 }
 
 /// Runs it where cgroups are of version 2, or not mounted at all.
-fn run_with_cgroups(bundle: &Bundle, mounts: &str) -> Told {
+pub fn run_with_cgroups(bundle: &Bundle, mounts: &str) -> Told {
     bundle.run_within(&["--mount"], &format!("umount --all --types cgroup,cgroup2; {mounts}"))
 }
 
@@ -33,7 +33,7 @@ fn with_disk(rules: serde_json::Value) -> Option<Bundle> {
     Some(bundle)
 }
 
-const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup";
+pub const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup";
 
 pub fn a_disk_cannot_be_opened_on_version_2() {
     let denied = json!([{"allow": false, "access": "rwm"}]);

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             an_update_of_nothing_changes_nothing;
         mounts:
             only_the_own_cgroup_is_shown
+            only_the_own_cgroup_is_shown_to_other_users
             what_is_mounted_outside_later_comes_to_slaves;
         namespaces:
             a_joined_user_namespace_is_entered_as_root

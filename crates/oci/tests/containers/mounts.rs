@@ -7,6 +7,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use crate::bundle::Bundle;
+use crate::devices::{MOUNT, run_with_cgroups};
+use crate::namespaces::mapped;
 
 const NONE: Option<&str> = None;
 
@@ -42,6 +44,23 @@ pub fn only_the_own_cgroup_is_shown() {
         }
         // There is nobody in it but the reader, who is the first process.
         assert_eq!(bundle.run().succeeds(), "1\n", "cgroup namespace: {namespace}");
+    }
+}
+
+/// The same on version 2, where a user namespace alone gives no right to mount a hierarchy.
+pub fn only_the_own_cgroup_is_shown_to_other_users() {
+    if !fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("cgroup2")) {
+        eprintln!("skipped: there are no cgroups of version 2");
+        return;
+    }
+    for namespace in [false, true] {
+        let mut bundle = mapped(&["read", "/sys/fs/cgroup/cgroup.procs"]);
+        bundle.add("/mounts", json!({"destination": "/sys", "type": "tmpfs", "source": "tmpfs"}));
+        bundle.add("/mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+        if namespace {
+            bundle.add("/linux/namespaces", json!({"type": "cgroup"}));
+        }
+        assert_eq!(run_with_cgroups(&bundle, MOUNT).succeeds(), "1\n", "cgroup namespace: {namespace}");
     }
 }
 

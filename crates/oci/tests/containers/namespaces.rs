@@ -12,7 +12,7 @@ use crate::bundle::{Bundle, eventually};
 const FIRST: u32 = 100_000;
 
 /// A bundle with a user namespace, whose root belongs to its root user.
-fn mapped(args: &[&str]) -> Bundle {
+pub fn mapped(args: &[&str]) -> Bundle {
     let mut bundle = Bundle::new(args);
     bundle.spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": FIRST, "size": 65536}]);
     bundle.spec["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": FIRST, "size": 65536}]);
