@@ -71,7 +71,7 @@ impl Bundle {
         self.other_runtime("/proc/self/exe".as_ref(), args)
     }
 
-    pub fn other_runtime(&self, program: &Path, args: &[&str]) -> Command {
+    fn other_runtime(&self, program: &Path, args: &[&str]) -> Command {
         fs::write(self.path("config.json"), self.spec.to_string()).expect("the configuration");
         let mut command = Command::new(program);
         command.arg0(terrarium_oci::command::NAME).arg("--root").arg(self.path("state")).args(args);
@@ -97,8 +97,13 @@ impl Bundle {
 
     /// Creates the container, whose output goes nowhere: who would read it would wait for its end.
     pub fn create(&self) -> Told {
+        self.create_by("/proc/self/exe".as_ref())
+    }
+
+    /// The same by a runtime in another file.
+    pub fn create_by(&self, program: &Path) -> Told {
         let errors = self.path("errors");
-        let mut command = self.runtime(&["create", &self.id]);
+        let mut command = self.other_runtime(program, &["create", &self.id]);
         let status = command.stdout(Stdio::null()).stderr(File::create(&errors).expect("a file")).status();
         let stderr = fs::read_to_string(errors).expect("what it said");
         Told { succeeded: status.expect("a runtime").success(), stdout: String::new(), stderr }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, tell};
+use crate::bundle::{Bundle, eventually, tell};
 
 /// A bind mount at this place, of a directory that has a file.
 fn with_mount_at(bundle: &mut Bundle, destination: &str) {
@@ -98,17 +100,19 @@ pub fn another_null_device_is_refused() {
     }
 }
 
-/// CVE-2019-5736: a container whose program is the runtime itself writes to the runtime's file. It is a copy here: what is
-/// executed by somebody else, as the test is, could not be written to in any case.
+/// CVE-2019-5736: a container whose program is the runtime itself writes to the runtime's file. Linux lets nobody write to
+/// what is executed, so it is a copy here, which nobody executes any more when the container is started.
 pub fn the_runtime_cannot_be_overwritten() {
     let mut bundle = Bundle::new(&[]);
-    bundle.spec["process"]["args"] = json!(["/proc/self/exe", "overwrite-runtime"]);
-    let runtime = bundle.path("runtime");
-    fs::copy("/proc/self/exe", &runtime).expect("a copy");
-    let before = fs::read(&runtime).expect("the copy");
-    let told = tell(&mut bundle.other_runtime(&runtime, &["run", &bundle.id]));
-    assert_eq!(told.succeeds(), "refused");
-    assert!(fs::read(&runtime).expect("the copy") == before, "the runtime was changed");
+    bundle.spec["process"]["args"] = json!(["/proc/self/exe", "overwrite-runtime", "/result"]);
+    let (program, runtime) = (std::env::current_exe().expect("this program"), bundle.path("runtime"));
+    // By another process: one that another test forks meanwhile would have the copy open for writing.
+    tell(Command::new("cp").arg(&program).arg(&runtime)).succeeds();
+    bundle.create_by(&runtime).succeeds();
+    bundle.tell(&["start", &bundle.id]);
+    eventually("it ends", Duration::from_secs(60), || bundle.state()["status"] == "stopped");
+    assert_eq!(fs::read_to_string(bundle.path("rootfs/result")).expect("it was tried"), "refused");
+    assert!(fs::read(&runtime).expect("the copy") == fs::read(&program).expect("this program"), "it was changed");
 }
 
 /// As many as CVE-2024-21626 needed: one.

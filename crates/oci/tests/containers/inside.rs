@@ -20,8 +20,8 @@ pub fn main() {
         ["names", path] => names(path),
         ["read", path] => print!("{}", fs::read_to_string(path).unwrap_or_else(|error| error.to_string())),
         ["write", path] => print!("{:?}", fs::write(path, "written").map_err(|error| error.kind())),
-        ["overwrite-runtime"] => keep_runtime(),
-        ["overwrite", fd] => overwrite(fd),
+        ["overwrite-runtime", result] => keep_runtime(result),
+        ["overwrite", fd, result] => overwrite(fd, result),
         ["open-block", major, minor] => open_block(major, minor),
         ["variable", name] => print!("{}", std::env::var(name).unwrap_or_default().len()),
         _ => panic!("unknown: {args:?}"),
@@ -45,17 +45,18 @@ fn names(path: &str) {
 }
 
 /// As the runtime that has executed itself: holds on to its file, which can be written to once nobody executes it.
-fn keep_runtime() {
+fn keep_runtime(result: &str) {
     let own = File::open("/proc/self/exe").expect("own program");
     rustix::io::fcntl_setfd(&own, rustix::io::FdFlags::empty()).expect("a file to be passed on");
     let fd = own.as_raw_fd().to_string();
-    let error = Command::new(PATH).arg("overwrite").arg(fd).exec();
+    let error = Command::new(PATH).args(["overwrite", &fd, result]).exec();
     panic!("{error}");
 }
 
-fn overwrite(fd: &str) {
+fn overwrite(fd: &str, result: &str) {
     let opened = File::options().write(true).open(format!("/proc/self/fd/{fd}"));
-    print!("{}", if opened.and_then(|mut file| file.write_all(b"owned")).is_ok() { "overwritten" } else { "refused" });
+    let told = if opened.and_then(|mut file| file.write_all(b"owned")).is_ok() { "overwritten" } else { "refused" };
+    fs::write(result, told).expect("a place to tell it");
 }
 
 /// Makes a block device and opens it, and the null device.
