@@ -97,6 +97,13 @@ mod tests {
     #[test]
     fn an_empty_program_is_refused_by_the_kernel() {
         let not_a_cgroup = std::fs::File::open("/").expect("open the root");
-        restrict_devices(not_a_cgroup.as_fd(), &[]).expect_err("a program without instructions");
+        let error = restrict_devices(not_a_cgroup.as_fd(), &[]).expect_err("a program without instructions");
+        match error.raw_os_error() {
+            Some(libc::ENOSYS | libc::EPERM) => {
+                eprintln!("skipped: this kernel takes no programs of this user: {error}")
+            }
+            // Anything else would be wrong with the attributes.
+            told => assert_eq!(told, Some(libc::E2BIG), "{error}"),
+        }
     }
 }
