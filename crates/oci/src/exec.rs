@@ -139,6 +139,7 @@ impl Exec<'_> {
 
     /// Answers the process inside, until it has become its program.
     fn listen(&self, channel: &Channel, mut stage: Option<Pid>, process: &Process) -> Result<Pid> {
+        let is_own_child = stage.is_some();
         let mut started = None;
         let mut is_ready = false;
         let result = loop {
@@ -168,11 +169,12 @@ impl Exec<'_> {
         match (result, started) {
             (Ok(()), Some(pid)) if is_ready => Ok(pid),
             (Ok(()), _) => Err(Error::other("start a process", "it ended before it became its program")),
-            (Err(error), Some(pid)) => {
+            (Err(error), Some(pid)) if is_own_child => {
                 end(pid);
                 Err(error)
             }
-            (Err(error), None) => Err(error),
+            // A keeper ends its own, when whoever asked hangs up.
+            (Err(error), _) => Err(error),
         }
     }
 }

@@ -215,14 +215,15 @@ pub(crate) fn fork_proxy(connection: OwnedFd, process: Pid, first: impl FnOnce()
         let signals = signals()?;
         loop {
             let ready = wait_for_any([connection.fd()?, signals.as_fd()].into_iter())?;
-            if ready[1] {
-                pass_on(&signals, process)?;
-            }
+            // Once its end is told, its number may be another's.
             if ready[0] {
                 match connection.receive() {
                     Ok(Some(Message::Ended(ended))) => end_like(ended),
                     _ => end_like(Ended::Killed(SIGKILL)),
                 }
+            }
+            if ready[1] {
+                pass_on(&signals, process)?;
             }
         }
     })
