@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::devices::Rule;
@@ -54,7 +55,7 @@ impl Group {
         let Some(program) = device_program::program(rules) else { return Ok(()) };
         let doing = || format!("restrict the devices of {} (linux.resources.devices)", self.directory.path().display());
         let directory = File::open(self.directory.path()).doing_with(doing)?;
-        terrarium_sys::bpf::restrict_devices(directory.as_fd(), &program).doing_with(doing)
+        with_locked_memory(|| terrarium_sys::bpf::restrict_devices(directory.as_fd(), &program)).doing_with(doing)
     }
 
     pub fn set(&self, resources: &LinuxResources) -> Result<Vec<String>> {
@@ -129,5 +130,33 @@ impl Group {
             oom_kills: self.oom_kills(),
             stat: directory.table("memory.stat").into_iter().collect(),
         }
+    }
+}
+
+/// Does something with no limit to the memory that may be locked, which a program counts for before Linux 5.11. What is
+/// forked later has the limit that was.
+fn with_locked_memory<T>(act: impl FnOnce() -> T) -> T {
+    let before = getrlimit(Resource::Memlock);
+    // Whoever may not raise it may be within it all the same.
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    let done = act();
+    let _ = setrlimit(Resource::Memlock, before);
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locked_memory_is_limited_again_afterwards() {
+        let before = getrlimit(Resource::Memlock);
+        let raised = with_locked_memory(|| getrlimit(Resource::Memlock));
+        assert_eq!(getrlimit(Resource::Memlock), before);
+        if raised == before {
+            eprintln!("skipped: this user may not raise limits, or has none");
+            return;
+        }
+        assert_eq!(raised, Rlimit { current: None, maximum: None });
     }
 }
