@@ -1,6 +1,6 @@
 //! Many rounds of what happens to a cluster in the long run. `CHAOS_ROUNDS` says how many; `make chaos` plays fifty.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use harness::{Cluster, DATA_DIR, Marks};
 
@@ -56,16 +56,16 @@ fn whatever_is_killed_nothing_acknowledged_is_lost(cluster: &Cluster) {
     cluster.run_with_input(["tee", "/tmp/writer.sh"], WRITER.as_bytes()).succeeds();
     cluster.sh(&format!("setsid bash /tmp/writer.sh {DATA_DIR} </dev/null >/dev/null 2>&1 &")).succeeds();
 
-    let (mut random, start) = (Random::new(), Instant::now());
+    let start = Instant::now();
     let mut killed: Vec<String> = Vec::new();
     while killed.len() < rounds() as usize {
         let ours = cluster.sh(OURS).succeeds().stdout;
         let ours: Vec<(&str, &str)> = ours.lines().filter_map(|line| line.split_once(' ')).collect();
-        if let Some((name, pid)) = ours.get(random.below(ours.len())) {
+        if let Some((name, pid)) = fastrand::choice(ours) {
             cluster.sh(&format!("kill -9 {pid}"));
-            killed.push((*name).to_owned());
+            killed.push(name.to_owned());
         }
-        std::thread::sleep(Duration::from_millis(random.below(5000) as u64));
+        std::thread::sleep(Duration::from_millis(fastrand::u64(..5000)));
     }
     let took = start.elapsed();
     cluster.eventually_runs(Duration::from_secs(120));
@@ -96,19 +96,4 @@ fn whatever_is_killed_nothing_acknowledged_is_lost(cluster: &Cluster) {
         tally.join(", "),
         healed.as_secs_f64(),
     );
-}
-
-/// Knuth's linear congruential generator: what is killed when is to differ from run to run, no more.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(now.as_nanos() as u64)
-    }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if limit == 0 { 0 } else { (self.0 >> 33) as usize % limit }
-    }
 }

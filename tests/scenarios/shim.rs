@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::{Cluster, Marks, Namespace, eventually};
 use terrarium_testbed::Gvisor;
 
-use crate::chaos::{Random, rounds};
+use crate::chaos::rounds;
 
 crate::stories! {
     Shared in BUILDS:
@@ -167,25 +167,20 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
     namespace.kubectl("scale deployment/web --replicas=3");
     namespace.kubectl("rollout status deployment/web --timeout=120s");
 
-    let mut random = Random::new();
     for _ in 0..rounds() {
         // What follows it keeps the shim and the runtime at work.
         let pods = namespace.kubectl("get pods -o name");
-        let pods: Vec<&str> = pods.lines().collect();
-        if let Some(pod) = pods.get(random.below(pods.len())) {
+        if let Some(pod) = fastrand::choice(pods.lines().collect::<Vec<_>>()) {
             namespace.kubectl(&format!("delete {pod} --wait=false --ignore-not-found"));
         }
-        std::thread::sleep(Duration::from_millis(random.below(1000) as u64));
-        match random.below(3) {
+        std::thread::sleep(Duration::from_millis(fastrand::u64(..1000)));
+        match fastrand::u8(..3) {
             // It may be on its way back from the last time.
             0 => drop(cluster.pid("containerd").map(|pid| cluster.sh(&format!("kill -9 {pid}")))),
             1 => drop(cluster.sh(KILL_RUNTIME)),
-            _ => {
-                let shims = shims(cluster);
-                shims.get(random.below(shims.len())).inspect(|shim| drop(cluster.sh(&format!("kill -9 {}", shim.pid))));
-            }
+            _ => drop(fastrand::choice(shims(cluster)).map(|shim| cluster.sh(&format!("kill -9 {}", shim.pid)))),
         }
-        std::thread::sleep(Duration::from_millis(random.below(3000) as u64));
+        std::thread::sleep(Duration::from_millis(fastrand::u64(..3000)));
     }
     cluster.eventually_runs(Duration::from_secs(120));
     namespace.kubectl("rollout status deployment/web --timeout=180s");

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use common::{Bundle, succeed};
 use nix::errno::Errno;
@@ -32,18 +32,17 @@ fn whatever_is_killed_nothing_is_left() {
     nix::sys::prctl::set_child_subreaper(true).expect("it is allowed");
     let bundle = Bundle::new("exec sleep 1000");
     bundle.change(|config| config["linux"]["cgroupsPath"] = format!("/{ID}-{}", std::process::id()).into());
-    let mut random = Random::new();
     let mut cut = [0; STEPS.len()];
     for round in 0..rounds() {
         // One more than there are steps: then nothing is killed.
-        let victim = random.below(STEPS.len() + 1);
+        let victim = fastrand::usize(0..=STEPS.len());
         for (step, arguments) in STEPS.iter().enumerate() {
             if step != victim {
                 succeed(quiet(&mut bundle.runtime(arguments)));
                 continue;
             }
-            cut[step] +=
-                u32::from(cut_off(&mut bundle.runtime(arguments), Duration::from_micros(random.below(30_000) as u64)));
+            let after = Duration::from_micros(fastrand::u64(..30_000));
+            cut[step] += u32::from(cut_off(&mut bundle.runtime(arguments), after));
             break;
         }
         succeed(quiet(&mut bundle.runtime(&["delete", "--force", ID])));
@@ -98,20 +97,5 @@ fn eventually(round: u32, check: impl Fn() -> Result<(), String>) {
     while let Err(left) = check() {
         assert!(start.elapsed() < PATIENCE, "round {round}: left behind: {left}");
         thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Knuth's linear congruential generator: what is killed when is to differ from run to run, no more.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(now.as_nanos() as u64)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % limit
     }
 }
