@@ -84,16 +84,21 @@ fn whatever_is_killed_nothing_acknowledged_is_lost(cluster: &Cluster) {
     cluster.terrarium("down").succeeds();
     cluster.sh("rm /tmp/writer.sh /tmp/acknowledged").succeeds();
     Marks::of(cluster).assert_same_as(&before);
-    let mut names = killed.clone();
-    names.sort();
-    names.dedup();
-    let tally: Vec<String> =
-        names.iter().map(|name| format!("{name} {}", killed.iter().filter(|killed| *killed == name).count())).collect();
     eprintln!(
         "{} kills in {:.0} s ({}); all runs {:.0} s after the last; {count} writes acknowledged, none lost",
         killed.len(),
         took.as_secs_f64(),
-        tally.join(", "),
+        tally(&killed),
         healed.as_secs_f64(),
     );
+}
+
+/// How often each was killed.
+pub fn tally(killed: &[String]) -> String {
+    let mut names = killed.to_vec();
+    names.sort();
+    names.dedup();
+    let of = |name: &String| killed.iter().filter(|killed| *killed == name).count();
+    let counts: Vec<String> = names.iter().map(|name| format!("{name} {}", of(name))).collect();
+    counts.join(", ")
 }

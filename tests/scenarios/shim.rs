@@ -1,11 +1,12 @@
 //! terrarium's own shim: it does for a Pod what containerd's does, takes less memory, and leaves nothing behind.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use harness::{Cluster, Marks, Namespace, eventually};
 use terrarium_testbed::Gvisor;
 
-use crate::chaos::rounds;
+use crate::chaos::{rounds, tally};
 
 crate::stories! {
     Shared in BUILDS:
@@ -23,9 +24,16 @@ const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
 
 const CTR: &str = "/opt/terrarium/libexec/terrarium/ctr --address /run/terrarium/containerd.sock --namespace k8s.io";
 
-/// Kills a runtime, or a process that it is just making, as soon as there is one.
-const KILL_RUNTIME: &str =
-    "for try in $(seq 100); do pid=$(pgrep -nx terrarium-oci) && kill -9 $pid && exit; sleep 0.05; done";
+/// Kills a runtime at work as soon as there is one, and says at what. What it forks looks like it: keepers, proxies, and what
+/// becomes a container's program. Only itself is a child of its shim in the group that the shim leads.
+const KILL_RUNTIME: &str = r#"for try in $(seq 400); do
+    for pid in $(pgrep -f '[t]errarium-oci --root .* (create|start|delete|exec) '); do
+        { read -r _ _ _ parent group _ </proc/$pid/stat; } 2>/dev/null && [ $parent = $group ] || continue
+        what=$(tr '\0' '\n' </proc/$pid/cmdline | grep -xm1 -e create -e start -e delete -e exec)
+        kill -9 $pid && echo "runtime at $what" && exit
+    done
+    sleep 0.05
+done"#;
 
 /// What is there of Pods: the shims' sockets, the runtime's state, the root file systems.
 const OF_PODS: &str = r#"nsenter -t $(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' /run/terrarium/records/containerd.json) -m sh -c '
@@ -167,6 +175,8 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
     namespace.kubectl("scale deployment/web --replicas=3");
     namespace.kubectl("rollout status deployment/web --timeout=120s");
 
+    let mut killed: Vec<String> = Vec::new();
+    let mut victims = Vec::new();
     for _ in 0..rounds() {
         // What follows it keeps the shim and the runtime at work.
         let pods = namespace.kubectl("get pods -o name");
@@ -174,14 +184,25 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
             namespace.kubectl(&format!("delete {pod} --wait=false --ignore-not-found"));
         }
         std::thread::sleep(Duration::from_millis(fastrand::u64(..1000)));
-        match fastrand::u8(..3) {
+        // Each comes up in three rounds.
+        if victims.is_empty() {
+            victims = vec!["containerd", "runtime", "shim"];
+            fastrand::shuffle(&mut victims);
+        }
+        let kill = match victims.pop() {
             // It may be on its way back from the last time.
-            0 => drop(cluster.pid("containerd").map(|pid| cluster.sh(&format!("kill -9 {pid}")))),
-            1 => drop(cluster.sh(KILL_RUNTIME)),
-            _ => drop(fastrand::choice(shims(cluster)).map(|shim| cluster.sh(&format!("kill -9 {}", shim.pid)))),
+            Some("containerd") => cluster.pid("containerd").map(|pid| format!("kill -9 {pid} && echo containerd")),
+            Some("runtime") => Some(KILL_RUNTIME.to_owned()),
+            _ => fastrand::choice(shims(cluster)).map(|shim| format!("kill -9 {} && echo shim", shim.pid)),
+        };
+        if let Some(kill) = kill {
+            killed.extend(cluster.sh(&kill).stdout.lines().map(str::to_owned));
         }
         std::thread::sleep(Duration::from_millis(fastrand::u64(..3000)));
     }
+    eprintln!("{} rounds, killed: {}", rounds(), tally(&killed));
+    let kinds: BTreeSet<_> = killed.iter().filter_map(|killed| killed.split(' ').next()).collect();
+    assert!(kinds.len() >= 3.min(rounds() as usize), "only of these kinds was there one to kill: {kinds:?}");
     cluster.eventually_runs(Duration::from_secs(120));
     namespace.kubectl("rollout status deployment/web --timeout=180s");
     namespace.kubectl("delete deployment web --cascade=foreground");
