@@ -147,10 +147,10 @@ impl Container {
         state(&self.id, &self.config(saved)?, self.status(), self.init())
     }
 
-    /// Lets its first process become its program.
+    /// Lets its first process become its program. Where there are hooks this waits until it has.
     ///
     /// # Errors
-    /// [`Error::Status`] if it is not created and waiting.
+    /// [`Error::Status`] if it is not created and waiting; or, where there are hooks, it has not become its program.
     pub fn start(&mut self) -> Result<()> {
         let _lock = self.directory.lock()?;
         let saved = self.created("start")?;
@@ -159,10 +159,14 @@ impl Container {
         }
         let config = self.config(saved)?;
         config.process()?;
-        let waiting = self.directory.release()?;
+        let released = self.directory.release()?;
         let hooks = config.hooks(Hooks::poststart);
-        if !hooks.is_empty() {
-            waiting.for_program()?;
+        if hooks.is_empty() && config.hooks(Hooks::start_container).is_empty() {
+            drop(released);
+        } else if let Err(error) = released.for_program() {
+            // It is about to.
+            saved.init.ends_within(END);
+            return Err(error);
         }
         let state = state(&self.id, &config, Status::Running, self.init())?;
         let failed = hooks::run_all("poststart", hooks, &state);

@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ use crate::{ContainerId, Error, Result, spec};
 
 const STATE: &str = "state.json";
 const CREATION: &str = "creation.json";
+/// How much is left in the fifo at most: what the kernel takes in one piece.
+const LONGEST_PROBLEM: usize = 4096;
 
 /// What is remembered of a container that has been created.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -240,28 +242,60 @@ impl StateDir {
         let release = || {
             let mut fifo = self.open_fifo()?;
             fifo.write_all(&[0])?;
-            fs::remove_file(self.fifo())?;
-            Ok::<_, io::Error>(Released(fifo))
+            Ok::<_, io::Error>(Released { fifo, path: self.fifo() })
         };
         release().doing("let the container's process go on")
     }
 }
 
-/// A process that was let go on, and has the fifo open until it has become its program.
+/// A process that was let go on, and has the fifo open until it has become its program. The fifo is removed with this.
 #[derive(Debug)]
-pub(crate) struct Released(File);
+pub(crate) struct Released {
+    fifo: File,
+    path: PathBuf,
+}
 
 impl Released {
-    /// Waits until it has, or has ended.
+    /// Waits until it has, or has ended. Fails with what it left in the fifo, which is why it could not.
     pub fn for_program(self) -> Result<()> {
         // That nobody is left who reads is an error that is told unasked.
-        let mut fifo = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
-        loop {
-            match poll(&mut fifo, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                other => return other.map(drop).doing("wait until the container's program is executed"),
+        let mut fifo = [PollFd::new(self.fifo.as_fd(), PollFlags::empty())];
+        while let Err(error) = poll(&mut fifo, PollTimeout::NONE) {
+            if error != Errno::EINTR {
+                return Err(error).doing("wait until the container's program is executed");
             }
         }
+        match self.left().doing_with(|| format!("read {}", self.path.display()))? {
+            problem if problem.is_empty() => Ok(()),
+            problem => Err(Error::Inside(problem)),
+        }
+    }
+
+    /// What was left by the process, after what it was let go on by if that was said more than once.
+    fn left(&self) -> io::Result<String> {
+        let mut left = Vec::new();
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let reader = OpenOptions::new().read(true).custom_flags(flags).open(&self.path)?;
+        match reader.take(LONGEST_PROBLEM as u64).read_to_end(&mut left) {
+            // This process could write more.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+        Ok(String::from_utf8_lossy(&left).trim_matches('\0').to_owned())
+    }
+}
+
+/// Leaves in the fifo why the process that waited there does not become its program. Whether anybody reads it or not, there is
+/// room for it.
+pub(crate) fn leave_problem(fifo: &mut File, error: &Error) {
+    let text = error.chain();
+    let _ = fifo.write_all(&text.as_bytes()[..text.len().min(LONGEST_PROBLEM)]);
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        // Without one who waits there it says nothing.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -281,7 +315,6 @@ pub(crate) fn list(root: &Path) -> Result<Vec<ContainerId>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     use nix::unistd::Pid;
@@ -328,9 +361,24 @@ mod tests {
         assert!(directory.has_fifo());
         let released = directory.release().expect("released");
         waiting.read_exact(&mut [0]).expect("released");
-        assert!(!directory.has_fifo() && directory.release().is_err());
         drop(waiting);
         released.for_program().expect("it has gone on");
+        assert!(!directory.has_fifo() && !directory.fifo().exists() && directory.release().is_err());
+    }
+
+    #[test]
+    fn whoever_waits_at_the_fifo_leaves_its_problem_there() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (directory, _lock) = StateDir::create(root.path(), &"one".parse().expect("an ID")).expect("made");
+        for problem in ["it is full".to_owned(), "x".repeat(100_000)] {
+            let mut waiting = directory.make_fifo().expect("made");
+            let released = directory.release().expect("released");
+            waiting.read_exact(&mut [0]).expect("released");
+            leave_problem(&mut waiting, &Error::Inside(problem.clone()));
+            drop(waiting);
+            let told = released.for_program().expect_err("it has a problem").to_string();
+            assert!(!told.is_empty() && problem.starts_with(&told), "{told}");
+        }
     }
 
     #[test]

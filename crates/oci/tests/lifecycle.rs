@@ -213,6 +213,27 @@ fn poststart_hooks_run_when_the_program_is_executed() {
 }
 
 #[test]
+fn a_hook_that_fails_before_the_program_fails_the_start() {
+    if !is_root() {
+        return;
+    }
+    let bundle = bundle("start-hook", "exec sleep 1000");
+    bundle.change(|config| {
+        let args = ["sh", "-c", "sleep 0.5; echo full >&2; exit 3"];
+        config["hooks"] = json!({
+            "startContainer": [{"path": "/bin/sh", "args": args}],
+            "poststart": [{"path": "/bin/touch", "args": ["touch", bundle.path().join("executed")]}],
+        });
+    });
+    run(&bundle, &["create", ID]);
+    let started = bundle.runtime(&["start", ID]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&started.stderr);
+    assert_eq!(told, "error: hook startContainer[0]: /bin/sh ended with exit status: 3: full\n");
+    assert!(!started.status.success() && !bundle.path().join("executed").exists());
+    run(&bundle, &["delete", ID]);
+}
+
+#[test]
 fn the_root_propagates_as_it_was_asked_to() {
     if !is_root() {
         return;

@@ -27,6 +27,7 @@ use crate::channel::{Channel, Message};
 use crate::error::Doing as _;
 use crate::seccomp::Filter;
 use crate::spec::Config;
+use crate::state::leave_problem;
 use crate::{Error, Result, console, hooks};
 
 pub(crate) use mounts::bind_source;
@@ -71,8 +72,10 @@ impl Init<'_> {
         // Open until the program is executed: by that, the start knows that it is.
         fifo.read_exact(&mut [0]).doing("wait for the start")?;
         let state = current(&mut self.state, ContainerState::Created);
-        hooks::run("startContainer", self.config.hooks(Hooks::start_container), state)?;
-        execute(program)
+        let hooks = hooks::run("startContainer", self.config.hooks(Hooks::start_container), state);
+        let Err(error) = hooks.and_then(|()| execute(program));
+        leave_problem(&mut fifo, &error);
+        Err(error)
     }
 
     /// Mounts everything, and makes the root file system the root.
