@@ -23,6 +23,7 @@ use crate::capabilities::Capabilities;
 use crate::cgroups::Cgroups;
 use crate::channel::{self, Channel, Message};
 use crate::error::Doing as _;
+use crate::exec::filter_of;
 use crate::fork::{end, fork, reap};
 use crate::init::{Init, Rights, bind_source, mounts_at, unmount};
 use crate::keeper::{self, Keeper, leave_process_group, let_go_of_standard_streams};
@@ -31,7 +32,7 @@ use crate::process::ProcessRef;
 use crate::seccomp::Filter;
 use crate::spec::Config;
 use crate::state::{Lock, Saved, StateDir, Unfinished};
-use crate::{ContainerId, Error, Kernel, Result, Status, console, guest, hooks, rlimits};
+use crate::{ContainerId, Error, Result, Status, console, guest, hooks, rlimits};
 
 /// How a container is created.
 #[derive(Debug, Clone, Default)]
@@ -163,8 +164,7 @@ impl<'a> Creation<'a> {
 
     /// What can fail before anything runs, and what must be opened outside.
     fn pack(&mut self, process: &Process) -> Result<Luggage> {
-        let seccomp = self.config.linux().and_then(|linux| linux.seccomp().as_ref());
-        let filter = seccomp.map(|seccomp| Filter::compile(seccomp, &Kernel::look())).transpose()?;
+        let filter = filter_of(self.config)?;
         let capabilities = Capabilities::new(process.capabilities().as_ref());
         self.warnings.extend(filter.iter().flat_map(|filter| &filter.warnings).chain(&capabilities.warnings).cloned());
         // Linux shows it in that file, and lets whoever may into any.
