@@ -2,17 +2,17 @@
 //!
 //! Needs root, and says so where it is not. `ROUNDS` says how many; `make chaos` plays five hundred, on Linux and in gVisor.
 
-mod common;
-
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Bundle, succeed};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const ID: &str = "rounds";
 /// How long what was cut off may take until all of it has noticed.
@@ -30,8 +30,7 @@ fn whatever_is_killed_nothing_is_left() {
     }
     // What loses its parent comes here, where it can be counted.
     nix::sys::prctl::set_child_subreaper(true).expect("it is allowed");
-    let bundle = Bundle::new("exec sleep 1000");
-    bundle.change(|config| config["linux"]["cgroupsPath"] = format!("/{ID}-{}", std::process::id()).into());
+    let bundle = Bundle::new();
     let mut cut = [0; STEPS.len()];
     for round in 0..rounds() {
         // One more than there are steps: then nothing is killed.
@@ -53,6 +52,54 @@ fn whatever_is_killed_nothing_is_left() {
 
 const STEPS: &[&[&str]] = &[&["create", ID], &["start", ID], &["kill", ID, "KILL"], &["delete", "--force", ID]];
 
+/// A container's bundle and the state of the runtime, in a directory that goes with it.
+struct Bundle(TempDir);
+
+impl Bundle {
+    /// One whose process sleeps. Its root has nothing but the machine's /usr, to be read.
+    fn new() -> Self {
+        let bundle = Self(tempfile::tempdir().expect("a directory"));
+        for directory in ["rootfs/usr", "state"] {
+            fs::create_dir_all(bundle.0.path().join(directory)).expect("a directory");
+        }
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            symlink(format!("usr/{name}"), bundle.0.path().join("rootfs").join(name)).expect("a link");
+        }
+        succeed(&mut bundle.runtime(&["spec"]));
+        let path = bundle.0.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("JSON");
+        config["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        config["process"]["terminal"] = json!(false);
+        config["linux"]["cgroupsPath"] = json!(format!("/{}", cgroup()));
+        let usr = json!({"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]});
+        config["mounts"].as_array_mut().expect("mounts").push(usr);
+        fs::write(&path, config.to_string()).expect("it is written");
+        bundle
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    /// The runtime, which the environment names where another machine has built the test.
+    fn runtime(&self, arguments: &[&str]) -> Command {
+        let program = std::env::var_os("TERRARIUM_OCI").unwrap_or_else(|| env!("CARGO_BIN_EXE_terrarium-oci").into());
+        let mut command = Command::new(program);
+        command.arg("--root").arg(self.state()).args(arguments).current_dir(&self.0).stdin(Stdio::null());
+        command
+    }
+}
+
+/// The name of the container's cgroups.
+fn cgroup() -> String {
+    format!("{ID}-{}", std::process::id())
+}
+
+fn succeed(command: &mut Command) {
+    let status = command.status().expect("it runs");
+    assert!(status.success(), "{command:?}: {status}");
+}
+
 /// The container's process has the same streams, so they are not those of the test, which waits for their end.
 fn quiet(command: &mut Command) -> &mut Command {
     command.stdout(Stdio::null()).stderr(Stdio::inherit())
@@ -69,11 +116,10 @@ fn cut_off(command: &mut Command, after: Duration) -> bool {
 /// What of the container is still there.
 fn left_of(bundle: &Bundle) -> Result<(), String> {
     let mut left: Vec<PathBuf> = list(&bundle.state());
-    let name = format!("{ID}-{}", std::process::id());
     let hierarchies = list(Path::new("/sys/fs/cgroup")).into_iter().chain([PathBuf::from("/sys/fs/cgroup")]);
-    left.extend(hierarchies.map(|hierarchy| hierarchy.join(&name)).filter(|cgroup| cgroup.exists()));
+    left.extend(hierarchies.map(|hierarchy| hierarchy.join(cgroup())).filter(|cgroup| cgroup.exists()));
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("own mounts");
-    let of_bundle = bundle.path().to_str().expect("UTF-8");
+    let of_bundle = bundle.0.path().to_str().expect("UTF-8");
     left.extend(mounts.lines().filter(|line| line.contains(of_bundle)).map(PathBuf::from));
     if !left.is_empty() {
         return Err(format!("{left:?}"));

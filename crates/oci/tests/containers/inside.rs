@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, exit};
+use std::thread;
+use std::time::Duration;
 
 /// Where it is in a container.
 pub const PATH: &str = "/inside";
@@ -14,8 +16,13 @@ pub fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["wait", ..] => loop {
-            std::thread::park();
+            thread::park();
         },
+        ["pause"] => thread::sleep(Duration::from_millis(500)),
+        ["fail", why] => {
+            eprintln!("{why}");
+            exit(3);
+        }
         ["files"] => files(),
         ["names", path] => names(path),
         ["read", path] => print!("{}", fs::read_to_string(path).unwrap_or_else(|error| error.to_string())),

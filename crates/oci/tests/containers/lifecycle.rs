@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, tell};
 
 /// "The state of a container in creation" (runtime specification), by a hook that asks for it.
 pub fn the_state_of_a_container_in_creation_is_told() {
@@ -27,6 +27,14 @@ pub fn the_state_of_a_container_in_creation_is_told() {
     assert_eq!(state["pid"], bundle.state()["pid"]);
     assert_eq!(state["bundle"], json!(bundle.path("").canonicalize().expect("a bundle")));
     assert_eq!(state["annotations"]["a"], "b");
+}
+
+pub fn without_a_process_it_is_created_and_not_started() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.spec.as_object_mut().expect("an object").remove("process");
+    bundle.create().succeeds();
+    tell(&mut bundle.runtime(&["start", &bundle.id])).fails_with("error: process: must be given\n");
+    assert_eq!(bundle.state()["status"], "created");
 }
 
 /// On version 1 the signal waits for the end of the pause.

@@ -6,11 +6,13 @@
 mod bundle;
 mod devices;
 mod escapes;
+mod hooks;
 mod inside;
 mod lifecycle;
 mod mounts;
 mod namespaces;
 mod processes;
+mod shared;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -50,8 +52,12 @@ fn main() -> ExitCode {
         devices:
             a_disk_cannot_be_opened_on_version_2
             nothing_restricts_devices_without_cgroups;
+        hooks:
+            poststart_hooks_run_when_the_program_is_executed
+            a_hook_that_fails_before_the_program_fails_the_start;
         lifecycle:
             the_state_of_a_container_in_creation_is_told
+            without_a_process_it_is_created_and_not_started
             a_paused_container_can_be_killed
             an_update_of_nothing_changes_nothing;
         mounts:
@@ -69,6 +75,12 @@ fn main() -> ExitCode {
             a_silent_client_holds_up_nobody
             everybody_finds_the_terminals
             what_the_first_one_leaves_ends_with_it;
+        shared:
+            the_callers_mounts_are_shared_and_nothing_is_left_there
+            what_cannot_be_created_in_the_callers_mounts_leaves_nothing_there
+            a_creation_that_is_cut_off_is_taken_off_the_callers_mounts_and_no_more
+            a_mount_namespace_that_is_joined_keeps_its_root
+            the_root_propagates_as_it_was_asked_to;
     };
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root");
