@@ -6,6 +6,7 @@
 //! printed with it.
 
 mod commands;
+mod terminal;
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;

@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::Pid;
 use rustix::process::{WaitOptions, waitpid};
 
@@ -22,12 +22,20 @@ pub(crate) fn signals() -> Result<SignalFd> {
 
 /// Sends the signals that have come to a process, but for those that tell of children.
 pub(crate) fn pass_on(signals: &SignalFd, process: Pid) -> Result<()> {
+    each(signals, |signal| pass(signal, process))
+}
+
+fn pass(signal: &siginfo, process: Pid) {
+    match signal.ssi_signo.cast_signed() {
+        SIGCHLD => {}
+        // It may have ended.
+        signal => drop(terrarium_sys::process::kill(process.as_raw(), signal)),
+    }
+}
+
+fn each(signals: &SignalFd, act: impl Fn(&siginfo)) -> Result<()> {
     while let Some(signal) = signals.read_signal().doing("read a signal")? {
-        match signal.ssi_signo.cast_signed() {
-            SIGCHLD => {}
-            // It may have ended.
-            signal => drop(terrarium_sys::process::kill(process.as_raw(), signal)),
-        }
+        act(&signal);
     }
     Ok(())
 }
@@ -38,6 +46,14 @@ pub(crate) fn pass_on(signals: &SignalFd, process: Pid) -> Result<()> {
 /// # Errors
 /// It is no child of this process.
 pub fn wait(pid: Pid) -> Result<u8> {
+    wait_acting(pid, |signal| pass(signal, pid))
+}
+
+/// The same with something else done about each signal of this process, SIGCHLD among them.
+///
+/// # Errors
+/// As of [`wait`].
+pub fn wait_acting(pid: Pid, act: impl Fn(&siginfo)) -> Result<u8> {
     let signals = signals()?;
     loop {
         let status = waitpid(rustix::process::Pid::from_raw(pid.as_raw()), WaitOptions::NOHANG)
@@ -49,6 +65,6 @@ pub fn wait(pid: Pid) -> Result<u8> {
             return Ok(u8::try_from(status & 0xff).unwrap_or(u8::MAX));
         }
         let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
-        pass_on(&signals, pid)?;
+        each(&signals, &act)?;
     }
 }

@@ -157,9 +157,8 @@ fn start(descriptors: Vec<OwnedFd>, config: &Config) -> Option<Pid> {
 }
 
 /// What is typed at the terminal of whoever created the container is not for a keeper or a proxy. Done before they have
-/// children, and not by setsid(2): who leads a new session, and by that makes an orphan of the group that it leaves, hangs
-/// gVisor 2024-07 as a whole, which locks a mutex twice (createSession in its pkg/sentry/kernel/sessions.go). It does not where
-/// the parent is in the same group, as a keeper is in that of those that it forks.
+/// children, and not by setsid(2): gVisor hangs as a whole when a process that has children leads a new session, if the group
+/// that it leaves is an orphan or becomes one by that. createSession in its pkg/sentry/kernel/sessions.go locks a mutex twice.
 pub(crate) fn leave_process_group() -> Result<()> {
     nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).doing("lead a process group")
 }

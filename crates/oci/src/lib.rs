@@ -48,7 +48,7 @@ pub use container::{Container, Runtime};
 pub use create::CreateOptions;
 pub use error::{Error, Result};
 pub use exec::ExecOptions;
-pub use foreground::wait;
+pub use foreground::{wait, wait_acting};
 pub use id::ContainerId;
 pub use kernel::Kernel;
 pub use signal::Signal;

@@ -1,11 +1,14 @@
 //! `terrarium kubectl`
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use terrarium_cluster::{Error, Layout, status};
+
+use crate::terminal;
 
 /// Run kubectl against this cluster, with the administrator's rights
 #[derive(Debug, clap::Args)]
@@ -21,7 +24,14 @@ pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
         return Err(Error::NotRunning.into());
     }
     let program = layout.component("kubernetes")?;
-    let source =
-        Command::new(&program).arg0("kubectl").args(&args.args).env("KUBECONFIG", layout.admin_kubeconfig()).exec();
-    Err(Error::Io { doing: "run", path: program, source }.into())
+    let mut command = Command::new(&program);
+    command.arg0("kubectl").args(&args.args).env("KUBECONFIG", layout.admin_kubeconfig());
+    // ^C typed at a program in a Pod would end kubectl.
+    if io::stdin().is_terminal()
+        && terminal::signals_unasked()
+        && let Some(code) = terminal::stand_before()?
+    {
+        return Ok(code);
+    }
+    Err(Error::Io { doing: "run", path: program, source: command.exec() }.into())
 }
