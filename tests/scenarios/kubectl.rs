@@ -32,6 +32,8 @@ fn in_a_terminal(namespace: &Namespace<'_>, words: &str, typed: &[(&str, &str)])
 fn running<'a>(cluster: &'a Cluster, name: &'a str, script: &str) -> Namespace<'a> {
     let namespace = cluster.namespace(name);
     let mut container = shell("main", script);
+    // Without the joint stream of a shell: containerd closes the input of who is attached when an output ends.
+    container["command"][2] = json!(script);
     // Its input ends with that of the first who is attached.
     container["stdin"] = json!(true);
     container["stdinOnce"] = json!(true);
@@ -76,8 +78,7 @@ fn what_is_typed_interrupts_a_program(cluster: &Cluster) {
 }
 
 fn attach_joins_input_and_output(cluster: &Cluster) {
-    // The output is joined after the input: what is heard at once may be answered unseen.
-    let script = "echo begins; while read -r line; do sleep 1; echo \"heard $line\"; done; echo over; exit 3";
+    let script = "echo begins; while read -r line; do echo \"heard $line\"; done; echo over; exit 3";
     let namespace = running(cluster, "kubectl-attach", script);
     let words = ["terrarium", "kubectl", "-n", namespace.name, "attach", "-i", "shell"];
     let attached = cluster.run_with_input(words, b"one\ntwo\n");
