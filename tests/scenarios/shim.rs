@@ -16,6 +16,7 @@ crate::stories! {
         runc_and_containerds_own_shim_are_had_for_the_asking
         the_own_shim_runs_pods_and_outlives_containerd
         a_pod_whose_shim_was_killed_comes_back
+        all_of_a_container_ends_with_what_its_shim_waits_for
         chaos_among_shims_runtime_and_containerd_costs_no_pod;
 }
 
@@ -139,6 +140,27 @@ fn a_pause_is_refused_where_nothing_freezes(cluster: &Cluster) {
     cluster.sh(&format!("{CTR} task pause {id}")).exits(1).complains("freezer");
     cluster.sh(&format!("{CTR} task ls")).succeeds().prints(&format!("{id}    "));
     namespace.exec("web", "echo unharmed").succeeds().prints("unharmed");
+}
+
+/// Kills what the shim of a Pod waits for in place of its containers, their first processes or the keepers of those, then
+/// containerd, before it has done with them, and waits for the end of all that was in the Pod's cgroup.
+const END: &str = r#"all=$(grep -l podUID /proc/[0-9]*/cgroup | cut -d/ -f3)
+    for pid in $all; do
+        read -r _ _ _ parent _ </proc/$pid/stat
+        [[ $(readlink /proc/$parent/exe) != */containerd-shim-terrarium-v2 ]] || waited+=" $pid"
+    done
+    kill -9 $waited && sleep 1 && kill -9 $(pgrep -x containerd) || exit
+    for try in $(seq 600); do kill -0 $all 2>/dev/null || exit 0; sleep 0.1; done; ps -f $all; exit 1"#;
+
+fn all_of_a_container_ends_with_what_its_shim_waits_for(cluster: &Cluster) {
+    cluster.up();
+    let namespace = web(cluster, "shim-child");
+    let pod = namespace.json("get pod web");
+    cluster.sh(&END.replace("UID", pod["metadata"]["uid"].as_str().expect("a UID"))).succeeds();
+    eventually(Duration::from_secs(60), || {
+        let status = namespace.json("get pod web")["status"]["containerStatuses"][0].clone();
+        if status["ready"] == true && status["restartCount"] == 1 { Ok(()) } else { Err(status.to_string()) }
+    });
 }
 
 fn runc_and_containerds_own_shim_are_had_for_the_asking(cluster: &Cluster) {

@@ -13,7 +13,7 @@
 //! gVisor of that age has no `CLONE_PARENT` either, so what the keeper forks are its own children, and whoever waits for the
 //! container's first process, or for one that was started in it, waits for another process in its place: the keeper ends as
 //! the first one did, and a *proxy* ends as the other one did. Both pass on signals that they get; if a proxy is killed, so
-//! is its process.
+//! is its process; if a keeper is, whoever waits for it must end what it has kept.
 
 use std::convert::Infallible;
 use std::fs::File;

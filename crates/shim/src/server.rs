@@ -32,6 +32,8 @@ use crate::relay::{Key, Relays, Streams};
 use crate::service;
 use crate::tasks::Tasks;
 
+/// The status of what SIGKILL ended.
+const KILLED: u32 = 128 + nix::libc::SIGKILL as u32;
 /// How long the last answers and events may take when the shim ends.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -220,7 +222,8 @@ impl Main {
             self.end_other(&container);
             return;
         }
-        let left = usize::from(!container.has_own_pid_namespace());
+        // Its pid namespace ends with it, unless it was a keeper that was killed in its place.
+        let left = usize::from(!container.has_own_pid_namespace() || status == KILLED);
         if let Some(exit) = container.end_init(exit, left) {
             self.end_init(&container, exit);
         }
