@@ -150,7 +150,7 @@ impl Container {
     /// Lets its first process become its program. Where there are hooks this waits until it has.
     ///
     /// # Errors
-    /// [`Error::Status`] if it is not created and waiting; or, where there are hooks, it has not become its program.
+    /// [`Error::Status`] if it is not created and waiting; or, where there are hooks, it says that it cannot.
     pub fn start(&mut self) -> Result<()> {
         let _lock = self.directory.lock()?;
         let saved = self.created("start")?;
@@ -182,7 +182,12 @@ impl Container {
         if all {
             let pids = self.pids()?;
             pids.into_iter().try_for_each(|pid| signal.send_if_there(pid))?;
-            return self.thaw_after(signal);
+            self.thaw_after(signal)?;
+            return match &self.saved {
+                // Those forked meanwhile, too.
+                Some(saved) if signal == Signal::KILL => saved.cgroups.kill(),
+                _ => Ok(()),
+            };
         }
         let pid = self.init().ok_or_else(|| Error::NotRunning(self.id.clone()))?;
         signal.send(pid)?;
@@ -202,6 +207,10 @@ impl Container {
     /// # Errors
     /// [`Error::Status`] if it runs; or the kernel refuses. Doing it again goes on from there.
     pub fn delete(&mut self, force: bool) -> Result<()> {
+        // A start that waits for a hook has the lock, and ends with what it waits for.
+        if force && let Some(saved) = &self.saved {
+            end(saved)?;
+        }
         let _lock = self.directory.lock()?;
         // Another one may have created or deleted it meanwhile.
         if !self.directory.exists() {
@@ -211,12 +220,10 @@ impl Container {
             self.saved = self.directory.load()?;
         }
         let Some(saved) = self.saved.clone() else { return self.delete_unfinished() };
-        if saved.init.lives() {
-            if !force {
-                return Err(self.wrong_status("delete"));
-            }
-            Signal::KILL.send_if_there(saved.init.pid())?;
-            thaw(&saved)?;
+        if force {
+            end(&saved)?;
+        } else if saved.init.lives() {
+            return Err(self.wrong_status("delete"));
         }
         let gone = |process: ProcessRef| {
             let ended = process.ends_within(END);
@@ -347,6 +354,15 @@ impl Container {
     fn wrong_status(&self, operation: &'static str) -> Error {
         Error::Status { id: self.id.clone(), operation, status: self.status() }
     }
+}
+
+/// Kills its first process, if it lives, with which it ends.
+fn end(saved: &Saved) -> Result<()> {
+    if !saved.init.lives() {
+        return Ok(());
+    }
+    Signal::KILL.send_if_there(saved.init.pid())?;
+    thaw(saved)
 }
 
 fn thaw(saved: &Saved) -> Result<()> {

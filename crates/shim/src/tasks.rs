@@ -316,7 +316,8 @@ impl Tasks {
     /// Sends a signal to a process, or to all of a container's.
     pub fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), Error> {
         let Member { container, process } = self.member(id, exec_id)?;
-        let _one_at_a_time = process.operate();
+        // Init's start may wait for a hook that never ends by itself.
+        let _one_at_a_time = (!process.is_init()).then(|| process.operate());
         let (pid, exit) = {
             let state = process.state();
             (state.pid, state.exit)

@@ -1,10 +1,11 @@
 //! When hooks run, and what comes of their failure.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, tell};
+use crate::bundle::{Bundle, eventually, tell};
 use crate::inside;
 
 pub fn poststart_hooks_run_when_the_program_is_executed() {
@@ -32,4 +33,17 @@ pub fn a_hook_that_fails_before_the_program_fails_the_start() {
     told.fails_with("error: hook startContainer[0]: /inside ended with exit status: 3: full\n");
     assert!(!executed.exists());
     bundle.tell(&["delete", &bundle.id]);
+}
+
+pub fn a_start_that_waits_for_a_hook_ends_by_a_forced_delete() {
+    let mut bundle = Bundle::new(&["wait"]);
+    bundle.spec["hooks"] = json!({"startContainer": [
+        {"path": inside::PATH, "args": ["inside", "write", "/begun"]},
+        {"path": inside::PATH, "args": ["inside", "wait"]},
+    ]});
+    bundle.create().succeeds();
+    let mut start = bundle.runtime(&["start", &bundle.id]).spawn().expect("it is started");
+    eventually("the hooks begin", Duration::from_secs(20), || bundle.path("rootfs/begun").exists());
+    bundle.tell(&["delete", "--force", &bundle.id]);
+    start.wait().expect("it has ended");
 }

@@ -54,7 +54,8 @@ fn main() -> ExitCode {
             nothing_restricts_devices_without_cgroups;
         hooks:
             poststart_hooks_run_when_the_program_is_executed
-            a_hook_that_fails_before_the_program_fails_the_start;
+            a_hook_that_fails_before_the_program_fails_the_start
+            a_start_that_waits_for_a_hook_ends_by_a_forced_delete;
         lifecycle:
             the_state_of_a_container_in_creation_is_told
             without_a_process_it_is_created_and_not_started
