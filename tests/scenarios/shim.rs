@@ -1,6 +1,5 @@
 //! terrarium's own shim: it does for a Pod what containerd's does, takes less memory, and leaves nothing behind.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use harness::{Cluster, Marks, Namespace, eventually};
@@ -217,14 +216,13 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
             Some("runtime") => Some(KILL_RUNTIME.to_owned()),
             _ => fastrand::choice(shims(cluster)).map(|shim| format!("kill -9 {} && echo shim", shim.pid)),
         };
-        if let Some(kill) = kill {
-            killed.extend(cluster.sh(&kill).stdout.lines().map(str::to_owned));
-        }
+        let hit = kill.map(|kill| cluster.sh(&kill).stdout).unwrap_or_default();
+        killed.extend(hit.lines().map(str::to_owned));
         std::thread::sleep(Duration::from_millis(fastrand::u64(..3000)));
     }
     eprintln!("{} rounds, killed: {}", rounds(), tally(&killed));
-    let kinds: BTreeSet<_> = killed.iter().filter_map(|killed| killed.split(' ').next()).collect();
-    assert!(kinds.len() >= 3.min(rounds() as usize), "only of these kinds was there one to kill: {kinds:?}");
+    // One that ends by itself just then is missed.
+    assert!(killed.len() * 2 > rounds() as usize, "only these were there to kill: {killed:?}");
     cluster.eventually_runs(Duration::from_secs(120));
     namespace.kubectl("rollout status deployment/web --timeout=180s");
     namespace.kubectl("delete deployment web --cascade=foreground");
