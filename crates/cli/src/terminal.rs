@@ -75,20 +75,31 @@ pub fn stand_before() -> Result<Option<ExitCode>> {
 
 fn act(signal: &siginfo, program: Pid) {
     let number = signal.ssi_signo.cast_signed();
-    let is_typed = signal.ssi_code == nix::libc::SI_KERNEL
-        && matches!(Signal::try_from(number), Ok(Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTSTP));
-    match Signal::try_from(number) {
+    let is_terminals = signal.ssi_code == nix::libc::SI_KERNEL;
+    let named = Signal::try_from(number);
+    // A terminal signals a group, and the program leads one.
+    let target = if is_terminals { -program.as_raw() } else { program.as_raw() };
+    // It may have ended.
+    let send = |number| drop(kill(target, number));
+    match named {
         Ok(Signal::SIGCHLD) => {}
-        _ if is_typed && !signals_are_asked_for() => {}
-        // Who leads a session is not stopped by SIGTSTP. It goes on with SIGCONT, which is passed on.
+        Ok(Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTSTP) if is_terminals && !signals_are_asked_for() => {}
+        // Who leads a session is not stopped by SIGTSTP, and this process only where somebody can let it go on.
         Ok(Signal::SIGTSTP) => {
-            for pid in [program.as_raw(), std::process::id().cast_signed()] {
-                let _ = kill(pid, Signal::SIGSTOP as i32);
-            }
+            send(Signal::SIGSTOP as i32);
+            let _ = stop();
+            send(Signal::SIGCONT as i32);
         }
-        // It may have ended.
-        _ => drop(kill(program.as_raw(), number)),
+        _ => send(number),
     }
+}
+
+/// Does what SIGTSTP does to who has not blocked it.
+fn stop() -> nix::Result<()> {
+    let stop = SigSet::from(Signal::SIGTSTP);
+    nix::sys::signal::raise(Signal::SIGTSTP)?;
+    stop.thread_unblock()?;
+    stop.thread_block()
 }
 
 fn signals_are_asked_for() -> bool {
