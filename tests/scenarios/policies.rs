@@ -154,7 +154,7 @@ fn policies_hold_while_their_keeper_is_away(cluster: &Cluster) {
     let namespace = cluster.namespace("policies-killed");
     let server = serve(&namespace, "server");
     deny(&namespace);
-    thread::sleep(SOON);
+    assert_reached([Asked::new(&namespace, "before", &web(server), false)]);
     let before = cluster.pid("netd");
     cluster.kill(&["netd"]);
     assert_reached([Asked::new(&namespace, "away", &web(server), false)]);
