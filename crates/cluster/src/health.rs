@@ -1,5 +1,6 @@
 //! Whether a service that was ready still answers: a process may live and do nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use kube::Client;
@@ -69,6 +70,7 @@ pub(crate) async fn answers(readiness: &Readiness, client: &Client) -> bool {
                 Ok(stream) => speaks_http2(stream).await,
                 Err(_) => false,
             },
+            Readiness::Greeting(path) => greets(path).await,
             Readiness::Api => {
                 let request = http::Request::get("/livez").body(Vec::new()).expect("a constant request is valid");
                 client.request_text(request).await.is_ok()
@@ -87,6 +89,12 @@ async fn speaks_http2(mut stream: UnixStream) -> bool {
     const SETTINGS: u8 = 4;
     let mut frame = [0; 9];
     stream.write_all(PREFACE).await.is_ok() && stream.read_exact(&mut frame).await.is_ok() && frame[3] == SETTINGS
+}
+
+/// Whether a server on a unix socket says anything.
+async fn greets(path: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(path).await else { return false };
+    stream.read_u8().await.is_ok()
 }
 
 /// Whether a server on loopback answers for this path with status 200.

@@ -30,7 +30,8 @@ use terrarium_cluster::{
     Addon, CLASSES, Layout, OciRuntime, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved,
     revive, running_data_dir,
 };
-use terrarium_remedies::Decision;
+use terrarium_gaps::GapId;
+use terrarium_remedies::{Choice, Decision};
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
@@ -109,6 +110,11 @@ struct Decisions {
     #[command(flatten)]
     remedies: Remedies,
 
+    /// Do not end containers that take more memory than their limit; gVisor itself never does. The same as
+    /// --remedy resource-limits=none
+    #[arg(long)]
+    no_memory_guard: bool,
+
     /// Run no node: the API with its controllers and its store, for Helm, CRDs, RBAC, dry runs. Needs no rights
     #[arg(long)]
     control_plane_only: bool,
@@ -159,7 +165,9 @@ impl Decisions {
     fn options(&self) -> Options {
         let addons = self.enable.iter().copied().map(Addon::from).collect();
         let oci_runtime = self.oci_runtime.map(OciRuntime::from);
-        Options { control_plane_only: self.control_plane_only, addons, oci_runtime, ..self.remedies.options() }
+        let unguarded = self.no_memory_guard.then_some(Decision { gap: GapId::ResourceLimits, choice: Choice::Nothing });
+        let remedies = self.remedies.remedies.iter().copied().chain(unguarded).collect();
+        Options { remedies, control_plane_only: self.control_plane_only, addons, oci_runtime }
     }
 }
 
