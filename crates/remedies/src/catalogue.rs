@@ -319,7 +319,9 @@ impl Remedy for RedirectedSysctls {
         let mut parents = BTreeSet::new();
         for (path, content) in missing_sysctls(input) {
             let to = files.join(path);
-            if let Some(parent) = to.parent().filter(|parent| parents.insert(parent.to_owned())) {
+            if let Some(parent) = to.parent().map(Path::to_owned)
+                && parents.insert(parent.clone())
+            {
                 actions.push(Action::create_dir(parent));
             }
             actions.push(Action::CreateFile { path: to.clone(), content });
