@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod cgroupfs;
 mod completion;
 mod doctor;
 mod down;
@@ -78,6 +79,7 @@ pub struct Internal {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    Cgroupfs(cgroupfs::Args),
     Gate(gate::Args),
     Guard(guard::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
@@ -182,6 +184,7 @@ impl Internal {
         // Whoever called it knows which cluster it is for.
         let layout = Layout::new(self.data_dir.unwrap_or_else(default_data_dir))?;
         match self.part {
+            Part::Cgroupfs(args) => cgroupfs::run(&args),
             Part::Gate(args) => gate::run(&args),
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),
