@@ -47,7 +47,7 @@ pub struct Config {
     pub hierarchies: Vec<Hierarchy>,
     /// Whether limits of memory are enforced, if the memory hierarchy is among them.
     pub guard: bool,
-    /// A unix socket, made when all files can be read: whoever can connect to it knows.
+    /// A unix socket, made when all files can be read. Whoever connects to it is told `ok` while they can be read still.
     pub ready_socket: Option<PathBuf>,
 }
 

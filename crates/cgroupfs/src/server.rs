@@ -1,7 +1,8 @@
 //! Mounting, serving, unmounting.
 
-use std::fs;
-use std::io;
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,7 +92,8 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
         }
     }
     info!("serving {} hierarchies", mounted.len());
-    config.ready_socket.as_deref().map(listen).transpose()
+    let asked = mounted.iter().map(|point| point.join(MEMBERS)).collect();
+    config.ready_socket.as_deref().map(|socket| listen(socket, asked)).transpose()
 }
 
 fn mount(hierarchy: &Hierarchy, kept: &Arc<Kept>, pool: &Pool, bell: &Bell, tell: &Sender<End>) -> Result<()> {
@@ -117,15 +119,23 @@ fn wait(ends: &Receiver<End>) -> Result<()> {
     }
 }
 
-/// Those who connect learn by that alone.
-fn listen(socket: &Path) -> Result<UnixListener> {
+/// Greets those who connect, once each of these files can be read.
+fn listen(socket: &Path, asked: Vec<PathBuf>) -> Result<UnixListener> {
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing("remove", socket)?,
         _ => {}
     }
     let listener = UnixListener::bind(socket).doing("listen on", socket)?;
+    fs::set_permissions(socket, Permissions::from_mode(0o600)).doing("set the mode of", socket)?;
     let taking = listener.try_clone().doing("listen on", socket)?;
-    spawn("ready", move || taking.incoming().for_each(drop))?;
+    spawn("ready", move || {
+        for mut caller in taking.incoming().flatten() {
+            if asked.iter().all(|file| fs::read(file).is_ok()) {
+                // Who does not listen any more needs no answer.
+                let _ = caller.write_all(b"ok\n");
+            }
+        }
+    })?;
     Ok(listener)
 }
 
