@@ -345,10 +345,14 @@ impl Plan {
                     self.steps.push(Step { purpose, does, evidence, actions });
                     return;
                 }
-                Err(why) => refusals.push(format!("{rung}: {why}")),
+                Err(why) => refusals.push((rung, why)),
             }
         }
-        self.leave_open(gap, refusals.join("; "), false);
+        let why = match refusals.as_slice() {
+            [(_, first), others @ ..] if !others.is_empty() && others.iter().all(|(_, why)| why == first) => first.clone(),
+            refusals => refusals.iter().map(|(rung, why)| format!("{rung}: {why}")).collect::<Vec<_>>().join("; "),
+        };
+        self.leave_open(gap, why, false);
     }
 
     fn leave_open(&mut self, gap: GapId, why: String, asked_for: bool) {

@@ -145,6 +145,7 @@ fn a_remedy_that_cannot_work_here_is_not_planned() {
     let broken = Report {
         sysctls: [("vm/panic_on_oom".to_owned(), Sysctl::Absent)].into(),
         sysctl_overlay: fails(),
+        intercept: fails(),
         overlay_on_data_dir: fails(),
         overlay_on_tmpfs: fails(),
         cgroups: Cgroups::Unmounted { mountable: vec!["cpu".to_owned()] },
