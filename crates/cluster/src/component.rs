@@ -1,6 +1,6 @@
 //! The components of a cluster, as data: what runs, what it needs first, and how to tell that it is ready.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -76,6 +76,8 @@ pub(crate) enum Readiness {
     Node(String),
     /// A GET of this path on this port of loopback is answered with 200.
     Http { port: u16, path: &'static str },
+    /// The same over TLS, by a server with a certificate of this CA for its address.
+    Https { address: SocketAddrV4, path: &'static str, authority: PathBuf },
 }
 
 /// What differs from cluster to cluster.
@@ -206,7 +208,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             },
         },
     ];
-    for addon in &options.addons {
+    for addon in options.addons() {
         components.push(addon.component(spec)?);
     }
     Ok(components)
@@ -277,6 +279,14 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         "--enable-admission-plugins=NodeRestriction".into(),
         "--allow-privileged=true".into(),
         "--profiling=false".into(),
+        // For the servers of aggregated APIs, which believe it on whose behalf it asks.
+        format!("--requestheader-client-ca-file={}", certificate(pki::FRONT_PROXY_CA)),
+        format!("--requestheader-allowed-names={}", pki::FRONT_PROXY_CLIENT),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+        format!("--proxy-client-cert-file={}", certificate(pki::FRONT_PROXY_CLIENT)),
+        format!("--proxy-client-key-file={}", key(pki::FRONT_PROXY_CLIENT)),
         format!("--kubelet-certificate-authority={}", certificate(pki::CA)),
         format!("--kubelet-client-certificate={}", certificate(pki::API_SERVER_KUBELET_CLIENT)),
         format!("--kubelet-client-key={}", key(pki::API_SERVER_KUBELET_CLIENT)),

@@ -33,7 +33,7 @@ pub(crate) async fn is_ready(readiness: &Readiness, client: &Client, since: Syst
             Ok(Some(node)) => is_node_ready(&node, since),
             _ => false,
         },
-        Readiness::Http { .. } => health::answers(readiness, client).await,
+        Readiness::Http { .. } | Readiness::Https { .. } => health::answers(readiness, client).await,
     }
 }
 
