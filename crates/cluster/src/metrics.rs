@@ -139,3 +139,26 @@ pub(crate) fn api_service(layout: &Layout) -> Result<Value, Error> {
         },
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_api_server_is_told_by_whose_word_it_knows_it() {
+        let (_root, layout) = Layout::temporary();
+        assert!(api_service(&layout).is_err(), "no cluster was ever started");
+        let (address, api_service_address) = ([192, 0, 2, 7].into(), [10, 43, 0, 1].into());
+        let names = pki::Names { node: "n".to_owned(), address, api_service: api_service_address };
+        pki::issue(&layout, &names, Duration::from_secs(3600)).unwrap();
+        let spec = api_service(&layout).unwrap()["spec"].clone();
+        let bundle = BASE64.decode(spec["caBundle"].as_str().unwrap()).unwrap();
+        assert_eq!(bundle, fs::read(key_files(&layout, pki::CA).certificate).unwrap());
+        let Value::Object(service) = &spec["service"] else { panic!("{spec}") };
+        // Of the form in which k8s.io/kube-aggregator, pkg/apiserver/handler_proxy.go, asks for it.
+        let name = format!("{}.{}.svc", service["name"].as_str().unwrap(), service["namespace"].as_str().unwrap());
+        assert_eq!(name, SERVICE_NAME);
+    }
+}

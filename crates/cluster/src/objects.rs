@@ -45,17 +45,6 @@ pub(crate) fn binding(name: &str, role: &str, user: &str) -> Value {
     })
 }
 
-/// A binding of a role of a namespace to a user.
-pub(crate) fn binding_in(namespace: &str, name: &str, role: &str, user: &str) -> Value {
-    json!({
-        "apiVersion": format!("{RBAC}/v1"),
-        "kind": "RoleBinding",
-        "metadata": {"namespace": namespace, "name": name},
-        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": role},
-        "subjects": [{"apiGroup": RBAC, "kind": "User", "name": user}],
-    })
-}
-
 /// Makes sure of the objects, one after the other. One that the API refuses is told, and left as it is: a user may have
 /// put something else in its place.
 pub(crate) async fn ensure(shared: &Shared, objects: &[Value]) {
