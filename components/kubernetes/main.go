@@ -17,6 +17,7 @@ import (
 	_ "time/tzdata" // CronJob time zones, as upstream's kube-apiserver and kube-controller-manager link them
 
 	"github.com/k3s-io/kine/pkg/app"
+	"github.com/opencontainers/cgroups"
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"
@@ -35,7 +36,7 @@ var parts = map[string]func(args []string) int{
 	"kube-apiserver":          func(args []string) int { return runCobra(apiserver.NewAPIServerCommand(), args) },
 	"kube-controller-manager": func(args []string) int { return runCobra(controllermanager.NewControllerManagerCommand(), args) },
 	"kube-scheduler":          func(args []string) int { return runCobra(scheduler.NewSchedulerCommand(), args) },
-	"kubelet":                 func(args []string) int { return runCobra(kubelet.NewKubeletCommand(context.Background()), args) },
+	"kubelet":                 runKubelet,
 	"kubectl":                 runKubectl,
 	"kine":                    runKine,
 	"kube-server":             runServer,
@@ -65,6 +66,17 @@ func main() {
 func runCobra(command *cobra.Command, args []string) int {
 	command.SetArgs(args)
 	return cli.Run(command)
+}
+
+// uncheckedCgroupFiles, set to anything in the environment, has the kubelet take cgroup files of whatever file system.
+// Where openat2(2) is missing, its cgroup library refuses those that do not say that they are the kernel's, such as those of
+// a FUSE file system. What the library calls its test mode leaves that question out, and opens what it writes with O_CREAT
+// and O_TRUNC, which change nothing about files that are there.
+const uncheckedCgroupFiles = "TERRARIUM_UNCHECKED_CGROUP_FILES"
+
+func runKubelet(args []string) int {
+	cgroups.TestMode = os.Getenv(uncheckedCgroupFiles) != ""
+	return runCobra(kubelet.NewKubeletCommand(context.Background()), args)
 }
 
 func runKubectl([]string) int {

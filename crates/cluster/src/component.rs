@@ -8,11 +8,13 @@ use terrarium_remedies::{Isolation, Setting};
 
 use crate::config::{self, Network};
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, Options, dns, egress, network, node, objects};
+use crate::{Error, Layout, Options, cgroup_files, dns, egress, interception, network, node, objects};
 
 /// Names a component: in logs, records, `status` and dependencies.
 pub(crate) type Name = &'static str;
 
+/// Adds cgroup files to those of the kernel, where these do not suffice.
+pub(crate) const CGROUPFS: Name = "cgroupfs";
 pub(crate) const CONTAINERD: Name = "containerd";
 pub(crate) const COREDNS: Name = "coredns";
 /// What makes connections to the outside for a cluster with a network namespace of its own; no component, as it stays
@@ -25,8 +27,12 @@ pub(crate) const NETD: Name = "netd";
 pub(crate) const SERVER: Name = "kube-server";
 pub(crate) const SUPERVISOR: Name = "supervisor";
 
-/// The components that are processes which go on, in the order in which they start.
-pub(crate) const SERVICES: &[Name] = &[CONTAINERD, SERVER, COREDNS, NETD, KUBELET];
+/// The components that are processes which go on, in the order in which they start. Not every cluster has the first.
+pub(crate) const SERVICES: &[Name] = &[CGROUPFS, CONTAINERD, SERVER, COREDNS, NETD, KUBELET];
+
+/// The variable by which the kubelet's main of ours takes cgroup files that are not the kernel's
+/// (components/kubernetes/main.go).
+const UNCHECKED_CGROUP_FILES: &str = "TERRARIUM_UNCHECKED_CGROUP_FILES";
 
 /// A program and its arguments.
 #[derive(Clone, Debug)]
@@ -70,6 +76,8 @@ pub(crate) struct Step {
 pub(crate) enum Readiness {
     /// Someone listens on this unix socket.
     Socket(PathBuf),
+    /// Who listens on this unix socket says something.
+    Greeting(PathBuf),
     /// The API server says so.
     Api,
     /// The node of this name is Ready, by its kubelet's word since that started.
@@ -141,12 +149,29 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
     let search_path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", beside.display());
 
     let env: Vec<_> = environment(spec).into_iter().chain([("PATH", search_path)]).collect();
+    let unchecked = spec.settings.contains(&Setting::UncheckedCgroupFiles);
+    let unchecked = unchecked.then(|| (UNCHECKED_CGROUP_FILES, "1".to_owned()));
+    let needs_of_kubelet: &[_] =
+        match spec.settings.iter().any(|setting| matches!(setting, Setting::CgroupFiles { .. })) {
+            true => &[CGROUPFS, CONTAINERD, IMAGES, SERVER],
+            false => &[CONTAINERD, IMAGES, SERVER],
+        };
     let imports = layout.image_archives()?.into_iter().map(|archive| {
         // Every Pod needs this one. Any other that containerd refuses must not keep the cluster from starting: where one ID
         // is mapped it unpacks none that has files of another user's.
         let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
+    let kubelet = CommandLine {
+        program: kubernetes,
+        args: vec![
+            "kubelet".to_owned(),
+            format!("--config={}", path(layout.config("kubelet.json"))),
+            format!("--kubeconfig={}", path(layout.config("kubelet.kubeconfig"))),
+            format!("--hostname-override={}", spec.node),
+            format!("--node-ip={}", spec.address),
+        ],
+    };
     let policy = spec.network.is_host.then(network::host_network_policy);
     let mut components = vec![
         Component {
@@ -178,7 +203,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             name: KUBELET,
             label: "node",
             // A Pod that finds its image missing backs off for ten seconds.
-            needs: &[CONTAINERD, IMAGES, SERVER],
+            needs: needs_of_kubelet,
             // What the API server's own client may ask of kubelets: the one right that upstream leaves to whoever sets a
             // cluster up. A kubelet that is there before would remember a refusal for half a minute.
             objects: [
@@ -193,21 +218,15 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             .chain(policy.into_iter().flatten())
             .collect(),
             runs: Runs::Service {
-                command: CommandLine {
-                    program: kubernetes,
-                    args: vec![
-                        "kubelet".to_owned(),
-                        format!("--config={}", path(layout.config("kubelet.json"))),
-                        format!("--kubeconfig={}", path(layout.config("kubelet.kubeconfig"))),
-                        format!("--hostname-override={}", spec.node),
-                        format!("--node-ip={}", spec.address),
-                    ],
-                },
-                env,
+                command: interception::wrap(spec, KUBELET, kubelet)?,
+                env: env.into_iter().chain(unchecked).collect(),
                 ready: Readiness::Node(spec.node.clone()),
             },
         },
     ];
+    if let Some(component) = cgroup_files::component(spec)? {
+        components.insert(0, component);
+    }
     for addon in options.addons() {
         components.push(addon.component(spec)?);
     }
@@ -279,12 +298,6 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         "--enable-admission-plugins=NodeRestriction".into(),
         "--allow-privileged=true".into(),
         "--profiling=false".into(),
-        // For the servers of aggregated APIs, which believe it on whose behalf it asks.
-        format!("--requestheader-client-ca-file={}", certificate(pki::FRONT_PROXY_CA)),
-        format!("--requestheader-allowed-names={}", pki::FRONT_PROXY_CLIENT),
-        "--requestheader-username-headers=X-Remote-User".into(),
-        "--requestheader-group-headers=X-Remote-Group".into(),
-        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
         format!("--proxy-client-cert-file={}", certificate(pki::FRONT_PROXY_CLIENT)),
         format!("--proxy-client-key-file={}", key(pki::FRONT_PROXY_CLIENT)),
         format!("--kubelet-certificate-authority={}", certificate(pki::CA)),
@@ -295,6 +308,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--service-account-signing-key-file={}", key(pki::SERVICE_ACCOUNT)),
         format!("--service-cluster-ip-range={}", network.services),
     ];
+    args.extend(front_proxy_args(layout));
     args.extend(spec.settings.iter().filter_map(|setting| match setting {
         Setting::ApiServer { flag, value } => Some(format!("{flag}={value}")),
         _ => None,
@@ -334,6 +348,18 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
     ]);
     args.extend(serving);
     args
+}
+
+/// By whose certificate a server knows the API server, and where that says on whose behalf it asks: the same for the servers
+/// of aggregated APIs and for itself, which tells others of it.
+pub(crate) fn front_proxy_args(layout: &Layout) -> [String; 5] {
+    [
+        format!("--requestheader-client-ca-file={}", key_files(layout, pki::FRONT_PROXY_CA).certificate.display()),
+        format!("--requestheader-allowed-names={}", pki::FRONT_PROXY_CLIENT),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+    ]
 }
 
 #[cfg(test)]

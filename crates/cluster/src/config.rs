@@ -10,7 +10,7 @@ use crate::component::Spec;
 use crate::dns::{self, Resolvers};
 use crate::layout::write;
 use crate::pki::{self, key_files};
-use crate::{Error, Layout, OciRuntime, ingress, kubeconfig, network, renewal};
+use crate::{Error, Layout, OciRuntime, ingress, interception, kubeconfig, network, renewal};
 
 /// A tmpfs of the cluster's own.
 pub(crate) const CONTAINERD_STATE: &str = "/run/containerd";
@@ -66,6 +66,7 @@ pub(crate) fn write_all(spec: &Spec<'_>, resolvers: &Resolvers, runtime: OciRunt
     write_kubeconfigs(layout)?;
     let to_json = |value: &Value| serde_json::to_vec_pretty(value).expect("a value becomes JSON");
     write(&layout.config("kubelet.json"), &to_json(&kubelet(spec)))?;
+    interception::write_rules(spec)?;
     write(&layout.config("containerd.toml"), containerd(spec, runtime)?.as_bytes())?;
     write(&layout.config("cni/net.d/10-terrarium.conflist"), &to_json(&network::config(spec)))?;
     write(&layout.config("netd.json"), &to_json(&network::netd(spec)))?;

@@ -73,6 +73,7 @@ pub(crate) async fn answers(readiness: &Readiness, client: &Client) -> bool {
                 Ok(stream) => speaks_http2(stream).await,
                 Err(_) => false,
             },
+            Readiness::Greeting(path) => greets(path).await,
             Readiness::Api => serves(client, "/livez").await,
             Readiness::Node(_) => says_ok(KUBELET_HEALTH, "/healthz").await,
             Readiness::Http { port, path } => says_ok(*port, path).await,
@@ -109,6 +110,12 @@ fn anonymous(address: SocketAddrV4, authority: &Path) -> Option<Client> {
     let mut config = kube::Config::new(server);
     config.root_cert = Some(vec![pem.contents]);
     Client::try_from(config).ok()
+}
+
+/// Whether a server on a unix socket says anything.
+async fn greets(path: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(path).await else { return false };
+    stream.read_u8().await.is_ok()
 }
 
 /// Whether a server on loopback answers for this path with status 200.

@@ -7,6 +7,7 @@
 
 mod addon;
 mod archive;
+mod cgroup_files;
 mod component;
 mod config;
 mod dns;
@@ -22,6 +23,7 @@ mod health;
 mod history;
 pub mod image;
 mod ingress;
+mod interception;
 mod known;
 pub mod kubeconfig;
 mod launch;

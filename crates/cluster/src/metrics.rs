@@ -47,25 +47,32 @@ pub(crate) fn component(spec: &Spec<'_>) -> Result<Component, Error> {
     Ok(Component { name: NAME, label: "metrics", needs: &[SERVER, KUBELET], objects: objects(spec.address), runs })
 }
 
-/// Those of upstream's manifest, but for what is the node's own.
+/// Those of upstream's manifest, but for what is the node's own. Whose word it takes is said here: from the API it would
+/// learn that a second after it begins to serve, and until then it refuses the API server.
 fn args(spec: &Spec<'_>) -> Vec<String> {
     let layout = spec.layout;
     let kubeconfig = layout.config(&format!("{}.kubeconfig", pki::METRICS)).display().to_string();
-    let serving = key_files(layout, pki::METRICS_SERVING);
-    vec![
+    let certificate = |name: &str| key_files(layout, name).certificate.display().to_string();
+    let mut args = vec![
         format!("--kubeconfig={kubeconfig}"),
         format!("--authentication-kubeconfig={kubeconfig}"),
         format!("--authorization-kubeconfig={kubeconfig}"),
+        "--authentication-skip-lookup=true".to_owned(),
+        format!("--client-ca-file={}", certificate(pki::CA)),
+    ];
+    args.extend(component::front_proxy_args(layout));
+    args.extend([
         format!("--bind-address={}", spec.address),
         format!("--secure-port={PORT}"),
-        format!("--tls-cert-file={}", serving.certificate.display()),
-        format!("--tls-private-key-file={}", serving.key.display()),
-        format!("--kubelet-certificate-authority={}", key_files(layout, pki::CA).certificate.display()),
+        format!("--tls-cert-file={}", certificate(pki::METRICS_SERVING)),
+        format!("--tls-private-key-file={}", key_files(layout, pki::METRICS_SERVING).key.display()),
+        format!("--kubelet-certificate-authority={}", certificate(pki::CA)),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         "--kubelet-use-node-status-port".to_owned(),
         "--metric-resolution=15s".to_owned(),
         "--profiling=false".to_owned(),
-    ]
+    ]);
+    args
 }
 
 /// Its rights, those of who may read what it serves, and the Service by which the API server finds it, as in upstream's
@@ -110,12 +117,7 @@ fn objects(address: Ipv4Addr) -> Vec<Value> {
         "ports": [{"name": "https", "port": PORT, "protocol": "TCP", "appProtocol": "https"}],
     });
     let delegator = objects::binding("metrics-server:system:auth-delegator", "system:auth-delegator", USER);
-    let reads_authorities =
-        objects::binding_in(NAMESPACE, "metrics-server-auth-reader", "extension-apiserver-authentication-reader", USER);
-    objects::role_of_user(USER, rules)
-        .into_iter()
-        .chain([delegator, reads_authorities, reader, service, slice])
-        .collect()
+    objects::role_of_user(USER, rules).into_iter().chain([delegator, reader, service, slice]).collect()
 }
 
 /// The API that it serves, as part of the cluster's.

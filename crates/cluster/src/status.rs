@@ -9,13 +9,14 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use procfs::process::all_processes;
 use serde::Serialize;
+pub use terrarium_intercept::Stats;
 use terrarium_remedies::Journal;
 
-use crate::component::{GATE, GUARDIAN, KUBELET, SERVER, SUPERVISOR};
+use crate::component::{CGROUPFS, GATE, GUARDIAN, KUBELET, SERVER, SUPERVISOR};
 use crate::events::Events;
 pub use crate::history::End;
 use crate::history::History;
-use crate::{Addon, Error, Event, Layout, Options, gate, process, readiness};
+use crate::{Addon, Error, Event, Layout, Options, cgroup_files, gate, interception, process, readiness};
 
 /// The state of a cluster.
 #[derive(Debug, Serialize)]
@@ -57,6 +58,9 @@ pub struct ComponentStatus {
     pub back_off_seconds: Option<f64>,
     /// Why it is not well although its process lives.
     pub unhealthy: Option<String>,
+    /// How often each rule changed a system call of it, where some are intercepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intercept: Option<Stats>,
 }
 
 impl ComponentStatus {
@@ -72,6 +76,7 @@ impl ComponentStatus {
             back_off_seconds: back_off.map(|left| left.as_secs_f64()),
             unhealthy: history.unhealthy,
             last_end: history.last_end,
+            intercept: interception::figures(layout, name),
         }
     }
 }
@@ -114,6 +119,8 @@ pub fn look(layout: &Layout) -> Result<Status, Error> {
     let options = Options::kept(layout)?.unwrap_or_default();
     let gate = gate::is_needed(layout)?.then_some(GATE);
     let names = [GUARDIAN, SUPERVISOR].into_iter().chain(gate).chain(options.services());
+    let has_cgroup_files = cgroup_files::is_needed(layout)?;
+    let names = names.filter(|name| *name != CGROUPFS || has_cgroup_files);
     let components: Vec<ComponentStatus> = names.map(|name| ComponentStatus::look(layout, name)).collect();
     let (api_ready, nodes, pods) =
         if server_runs(layout) { ask_api(layout) } else { (false, Vec::new(), BTreeMap::new()) };

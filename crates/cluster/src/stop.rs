@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use procfs::process::all_processes;
 use terrarium_remedies::{Isolation, Journal, POD_CGROUP_ROOT};
 
-use crate::component::{CONTAINERD, COREDNS, GATE, KUBELET, NETD, Name, SERVER};
+use crate::component::{CGROUPFS, CONTAINERD, COREDNS, GATE, KUBELET, NETD, Name, SERVER};
 use crate::process::{self, wait_until};
 use crate::{Error, Layout, network};
 
@@ -22,7 +22,7 @@ const COMPONENT_GRACE: Duration = Duration::from_secs(10);
 const POD_GRACE: Duration = Duration::from_secs(2);
 
 /// What Pods need to their end, in the order in which it is stopped.
-const AFTER_PODS: [Name; 5] = [COREDNS, NETD, GATE, CONTAINERD, SERVER];
+const AFTER_PODS: [Name; 6] = [COREDNS, NETD, GATE, CONTAINERD, CGROUPFS, SERVER];
 
 /// Stops what runs and undoes what the journal holds. Call it from inside the cluster's mount namespace, or when
 /// nothing lives in it any more.

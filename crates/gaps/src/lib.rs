@@ -92,6 +92,8 @@ pub struct Remedy {
     pub does: &'static str,
     /// Whether terrarium has it; the others were measured to work and are to come.
     pub built: bool,
+    /// Whether something cannot be had with it: it is taken where no other can work.
+    pub partial: bool,
 }
 
 /// What cannot be while a gap is open.
@@ -121,7 +123,7 @@ pub struct Gap {
     pub blocks: Blocks,
     /// What the user could change in the sandbox so that the gap goes away, or should know of it.
     pub hint: &'static str,
-    /// The ladder, cheapest first.
+    /// The ladder, cheapest first, and those last with which something cannot be had.
     pub remedies: &'static [Remedy],
 }
 

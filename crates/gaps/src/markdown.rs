@@ -17,7 +17,7 @@ pub fn render(table: &[Gap]) -> String {
          look for what breaks. Not shown there: kube-proxy, crun, youki and flannel, which the tests do not have (the rules,\n\
          routes and links that they ask for are tried by hand); on 2024-07 the route without a device, which answers like one\n\
          with a silent neighbour.\n\n\
-         | gap | what is missing | what breaks | remedies, cheapest first | hint |\n|---|---|---|---|---|\n",
+         | gap | what is missing | what breaks | remedies, cheapest whole one first | hint |\n|---|---|---|---|---|\n",
     );
     for gap in table {
         let remedies: Vec<String> = gap.remedies.iter().map(remedy).collect();

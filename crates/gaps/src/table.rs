@@ -5,11 +5,15 @@ use crate::Rung::{Flag, Fuse, Intercept, Mount, Namespace, Replacement};
 use crate::{Blocks, Gap, GapId, Remedy, Rung};
 
 const fn built(rung: Rung, does: &'static str) -> Remedy {
-    Remedy { rung, does, built: true }
+    Remedy { rung, does, built: true, partial: false }
+}
+
+const fn partial(rung: Rung, does: &'static str) -> Remedy {
+    Remedy { rung, does, built: true, partial: true }
 }
 
 const fn to_come(rung: Rung, does: &'static str) -> Remedy {
-    Remedy { rung, does, built: false }
+    Remedy { rung, does, built: false, partial: false }
 }
 
 /// Every known gap.
@@ -44,7 +48,7 @@ pub static TABLE: &[Gap] = &[
                 Mount,
                 "overlay over each directory of /proc/sys that lacks something, with the missing files in its upper layer",
             ),
-            to_come(Intercept, "redirect the paths to files of ours"),
+            built(Intercept, "the kubelet's calls for these paths are led to files of ours"),
         ],
     },
     Gap {
@@ -60,10 +64,13 @@ pub static TABLE: &[Gap] = &[
         missing: "`cpuacct.usage_percpu`, `memory.stat` and others in every cgroup",
         breaks: "kubelet: `failed to get rootfs info: unable to find data in memory cache`",
         blocks: Blocks::Node,
-        hint: "with the flag, `kubectl top` and eviction do not work",
+        hint: "let the sandbox open /dev/fuse: with the flag, `kubectl top`, eviction and limits of memory do not work",
         remedies: &[
-            built(Flag, "kubelet `localStorageCapacityIsolation: false`: node Ready and Pods run, without metrics"),
-            to_come(Fuse, "a file system stacked over the cgroup mounts that adds the files, with true figures"),
+            built(Fuse, "a file system stacked over the cgroup mounts that adds the files, with true figures"),
+            partial(
+                Flag,
+                "kubelet `localStorageCapacityIsolation: false` and no eviction: node Ready and Pods run, without metrics",
+            ),
         ],
     },
     Gap {
@@ -72,7 +79,10 @@ pub static TABLE: &[Gap] = &[
         breaks: "kubelet on a FUSE cgroup hierarchy: `…/cpuacct.stat: not a cgroup file`",
         blocks: Blocks::Nothing,
         hint: "it matters only where cgroup files come from a FUSE file system",
-        remedies: &[to_come(Intercept, "rewrite `f_type` in statfs and fstatfs")],
+        remedies: &[
+            built(Flag, "our kubelet has its cgroup library not look (its `TestMode`)"),
+            built(Intercept, "rewrite `f_type` in statfs and fstatfs, for a kubelet that is not ours"),
+        ],
     },
     Gap {
         id: GapId::Kmsg,
@@ -168,8 +178,11 @@ pub static TABLE: &[Gap] = &[
         missing: "enforcement of `memory.limit_in_bytes`, `cpu.cfs_quota_us`, `cpu.shares`; a freezer",
         breaks: "nothing fails: limits are accepted and do nothing, nobody is OOMKilled",
         blocks: Blocks::Nothing,
-        hint: "limit the sandbox as a whole; one Pod can take all that it has",
-        remedies: &[to_come(Fuse, "a guard in user space that watches the members of each cgroup")],
+        hint: "limits of CPU are not enforced: limit the sandbox as a whole",
+        remedies: &[built(
+            Fuse,
+            "a guard beside the file system of cgroup-stats kills the container that is over its limit of memory",
+        )],
     },
     Gap {
         id: GapId::LinkMonitor,

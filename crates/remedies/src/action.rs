@@ -77,6 +77,11 @@ pub enum Action {
         /// Where; exists.
         target: PathBuf,
     },
+    /// Leaves a mount point to a component that stacks file systems over it. Undone with those that it left there.
+    Stack {
+        /// Where something is mounted.
+        target: PathBuf,
+    },
     /// Gives a component a setting.
     Configure(Setting),
 }
@@ -98,6 +103,24 @@ pub enum Setting {
         field: String,
         /// Its value.
         value: bool,
+    },
+    /// Cgroup files that the kernel lacks, from a component that adds them.
+    CgroupFiles {
+        /// The controllers to which some are added.
+        controllers: Vec<String>,
+        /// The directory in which these are mounted once more, as the kernel has them.
+        backing: PathBuf,
+    },
+    /// That component kills the container that is over its limit of memory.
+    MemoryGuard,
+    /// The kubelet's cgroup library does not ask whether a file is the kernel's.
+    UncheckedCgroupFiles,
+    /// A rule by which chosen system calls of the kubelet are intercepted.
+    Intercept {
+        /// The list of rules that it belongs to, as in the crate `intercept`.
+        list: String,
+        /// The rule.
+        rule: serde_json::Value,
     },
     /// Pods have the node's network.
     HostNetwork,
@@ -148,6 +171,9 @@ impl Action {
                 fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
                 let content = format!("{:032x}\n", u128::from_be_bytes(random));
                 vec![Self::CreateFile { path: path.clone(), content }]
+            }
+            Self::Mount { fstype, target, options } if fstype == "tmpfs" => {
+                vec![Self::mount(fstype, target, with_bytes(options, total_memory()?))]
             }
             other => vec![other.clone()],
         })
@@ -218,8 +244,10 @@ impl Action {
                 nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                     .map_err(Into::into)
             }
-            // Resolved before it is done.
-            Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),
+            // Resolved before it is done, or done by a component.
+            Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Stack { .. } | Self::Configure(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -258,6 +286,12 @@ impl Action {
                 }
                 Ok(())
             }
+            Self::Stack { target } => {
+                while namespace::topmost_type(target)?.is_some_and(|fstype| fstype.starts_with("fuse")) {
+                    nix::mount::umount2(target, MntFlags::MNT_DETACH)?;
+                }
+                Ok(())
+            }
             // The cluster's own network namespace takes it along.
             Self::DefaultRoute => Ok(()),
             Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),
@@ -267,12 +301,32 @@ impl Action {
     /// Whether only the cluster's own namespaces see it: it is gone when they are.
     pub(crate) fn is_in_namespace_only(&self, isolation: Isolation) -> bool {
         match self {
-            Self::DefaultRoute | Self::Mount { .. } | Self::Bind { .. } | Self::Configure(_) => true,
+            Self::DefaultRoute | Self::Mount { .. } | Self::Bind { .. } | Self::Stack { .. } | Self::Configure(_) => {
+                true
+            }
             Self::Address { .. } => isolation.has_network(),
             Self::Sysctl { path, .. } => isolation.has_network() && path.starts_with("/proc/sys/net"),
             _ => false,
         }
     }
+}
+
+/// The options of a tmpfs with its size in bytes: older gVisor does not take a part of all memory, as in `size=50%`.
+fn with_bytes(options: &str, memory: u64) -> String {
+    let in_bytes = |option: &str| {
+        let percent: u64 = option.strip_prefix("size=")?.strip_suffix('%')?.parse().ok()?;
+        Some(format!("size={}", memory / 100 * percent))
+    };
+    let options = options.split(',').map(|option| in_bytes(option).unwrap_or_else(|| option.to_owned()));
+    options.collect::<Vec<_>>().join(",")
+}
+
+/// MemTotal of proc_meminfo(5), in bytes.
+fn total_memory() -> io::Result<u64> {
+    let information = fs::read_to_string("/proc/meminfo")?;
+    let total =
+        information.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    total.map(|kilobytes: u64| kilobytes * 1024).ok_or_else(|| io::Error::other("/proc/meminfo does not tell MemTotal"))
 }
 
 /// Removes the cgroups that the kubelet and the OCI runtime made: directories that hold nothing but their own files.
@@ -310,6 +364,7 @@ impl fmt::Display for Action {
             Self::Sysctl { path, value, .. } => write!(f, "write {value} to {}", path.display()),
             Self::Mount { fstype, target, .. } => write!(f, "mount {fstype} on {}", target.display()),
             Self::Bind { source, target } => write!(f, "bind {} over {}", source.display(), target.display()),
+            Self::Stack { target } => write!(f, "leave {} to the file system with more files", target.display()),
             Self::Configure(setting) => write!(f, "configure {setting}"),
         }
     }
@@ -321,10 +376,27 @@ impl fmt::Display for Setting {
             Self::Kubelet { field, value } => write!(f, "kubelet {field}={value}"),
             Self::Containerd { field, value } => write!(f, "containerd {field}={value}"),
             Self::ApiServer { flag, value } => write!(f, "kube-apiserver {flag}={value}"),
+            Self::CgroupFiles { controllers, backing } => {
+                write!(f, "more cgroup files for {}, beside those in {}", controllers.join(", "), backing.display())
+            }
+            Self::MemoryGuard => write!(f, "the guard of limits of memory"),
+            Self::UncheckedCgroupFiles => write!(f, "the kubelet's cgroup library to take all files for the kernel's"),
+            Self::Intercept { list, rule } => write!(f, "interception of the kubelet's calls, {list}: {rule}"),
             Self::HostNetwork => write!(f, "the node's network for every Pod"),
             Self::PodNetwork { ip_forward, ip_masq, redirect } => {
                 write!(f, "the Pods' network ip_forward={ip_forward} ip_masq={ip_masq} redirect={redirect}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_all_memory_is_said_in_bytes() {
+        assert_eq!(with_bytes("mode=0755,size=50%", 8 << 30), format!("mode=0755,size={}", (8u64 << 30) / 100 * 50));
+        assert_eq!(with_bytes("mode=0755,size=1m", 8 << 30), "mode=0755,size=1m");
     }
 }

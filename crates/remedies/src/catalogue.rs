@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::json;
-use terrarium_gaps::{Cgroups, GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
+use terrarium_gaps::{GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
+use crate::cgroups::{CgroupFiles, CgroupMounts, MemoryGuard, PodCgroups, RewrittenMagic, UncheckedCgroupFiles};
 use crate::pod_network::{NODE_ADDRESS, PodNetwork, SharedNetwork};
-use crate::{Action, Choice, Input, Isolation, Preparation, Purpose, Remedy, Setting};
+use crate::{Action, Input, Isolation, Preparation, Purpose, Remedy, Setting};
 
 /// Every remedy that is built.
 pub static CATALOGUE: &[&dyn Remedy] = &[
@@ -19,9 +20,14 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &TmpfsForImages,
     &Directories,
     &SysctlOverlay,
+    &RedirectedSysctls,
     &CgroupMounts,
     &PodCgroups,
+    &CgroupFiles,
     &Fixed { gap: GapId::CgroupStats, rung: Rung::Flag, actions: no_local_storage_isolation },
+    &UncheckedCgroupFiles,
+    &RewrittenMagic,
+    &MemoryGuard,
     &NoKmsg,
     &NullKmsg,
     &Fixed { gap: GapId::CgroupV1, rung: Rung::Flag, actions: accept_cgroup_v1 },
@@ -124,8 +130,10 @@ const DISPOSABLE: &[&str] =
 /// containerd's root: images and snapshots.
 const IMAGES: &str = "/var/lib/containerd";
 
+/// As large as tmpfs(5) has it where nothing is said; said, because the kubelet compares what is free with it, and not every
+/// kernel tells a size of its own choice.
 fn tmpfs_on(path: &str) -> [Action; 2] {
-    [Action::create_dir(path), Action::mount("tmpfs", path, "mode=0755")]
+    [Action::create_dir(path), Action::mount("tmpfs", path, "mode=0755,size=50%")]
 }
 
 fn is_tmpfs(path: &str) -> io::Result<()> {
@@ -201,13 +209,8 @@ impl Remedy for SysctlOverlay {
             let upper = layers.join(directory);
             let mut parents = BTreeSet::new();
             let mut files = Vec::new();
-            for (path, default) in SYSCTLS.iter().filter(|(path, _)| path.starts_with(&format!("{directory}/"))) {
-                let content = match input.report.sysctls.get(*path) {
-                    // The copy is made here: a file of procfs says that it is empty, and overlayfs may copy up no more.
-                    Some(Sysctl::ReadOnly(value)) => format!("{value}\n"),
-                    Some(Sysctl::Absent) => format!("{default}\n"),
-                    Some(Sysctl::Writable) | None => continue,
-                };
+            for (path, content) in missing_sysctls(input).filter(|(path, _)| path.starts_with(&format!("{directory}/")))
+            {
                 let path = layers.join(path);
                 parents.extend(path.parent().filter(|parent| *parent != upper).map(Path::to_owned));
                 files.push(Action::CreateFile { path, content });
@@ -231,74 +234,6 @@ impl Remedy for SysctlOverlay {
             io::Write::write_all(&mut file, &value).map_err(|error| about(&path, &error))?;
         }
         Ok(())
-    }
-}
-
-/// gVisor's own cgroup v1 controllers, mounted where everyone looks for them.
-struct CgroupMounts;
-
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-
-/// Without these the kubelet does not start.
-const REQUIRED_CONTROLLERS: &[&str] = &["cpu", "cpuacct", "cpuset", "memory"];
-
-/// The cgroup below which the kubelet keeps its Pods: what runs in it is ours.
-pub const POD_CGROUP_ROOT: &str = "terrarium";
-
-impl Remedy for CgroupMounts {
-    fn purpose(&self) -> Purpose {
-        gap(GapId::CgroupMounts, Rung::Mount)
-    }
-
-    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
-        let mountable = match &input.report.cgroups {
-            Cgroups::Unmounted { mountable } => mountable,
-            Cgroups::V1 { .. } | Cgroups::V2(_) => {
-                return Err("the hierarchies are mounted and not ours to change".to_owned());
-            }
-        };
-        if let Some(missing) = REQUIRED_CONTROLLERS.iter().find(|name| !mountable.iter().any(|other| other == *name)) {
-            return Err(format!("the controller {missing} cannot be mounted"));
-        }
-        let root = Path::new(CGROUP_ROOT);
-        let mut actions = vec![Action::create_dir(root), Action::mount("tmpfs", root, "mode=0755,size=1m")];
-        for controller in mountable {
-            let path = root.join(controller);
-            actions.extend([Action::create_dir(&path), Action::mount("cgroup", path, controller)]);
-        }
-        Ok(actions)
-    }
-
-    fn verify(&self) -> io::Result<()> {
-        REQUIRED_CONTROLLERS
-            .iter()
-            .map(|name| Path::new(CGROUP_ROOT).join(name).join("cgroup.procs"))
-            .try_for_each(|file| fs::read(&file).map(drop).map_err(|error| about(&file, &error)))
-    }
-}
-
-/// A cgroup for the Pods in each hierarchy.
-struct PodCgroups;
-
-impl Remedy for PodCgroups {
-    fn purpose(&self) -> Purpose {
-        preparation(Preparation::PodCgroups)
-    }
-
-    fn does(&self) -> String {
-        format!("the cgroup /{POD_CGROUP_ROOT} in each hierarchy, with all Pods below it")
-    }
-
-    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
-        let root = Path::new(CGROUP_ROOT);
-        let hierarchies: Vec<PathBuf> = match &input.report.cgroups {
-            Cgroups::V2(_) => vec![root.to_owned()],
-            Cgroups::V1 { hierarchies: names, .. } => names.iter().map(|name| root.join(name)).collect(),
-            Cgroups::Unmounted { .. } if input.choices.of(GapId::CgroupMounts) == Some(Choice::Nothing) => Vec::new(),
-            Cgroups::Unmounted { mountable } => mountable.iter().map(|name| root.join(name)).collect(),
-        };
-        let make = hierarchies.into_iter().map(|hierarchy| Action::Cgroup { path: hierarchy.join(POD_CGROUP_ROOT) });
-        Ok(make.chain([kubelet("cgroupRoot", json!(format!("/{POD_CGROUP_ROOT}")))]).collect())
     }
 }
 
@@ -357,6 +292,55 @@ impl Remedy for NoUnprivilegedSysctls {
             ("enable_unprivileged_icmp", &report.unprivileged_icmp),
         ];
         Ok(fields.into_iter().filter(|(_, tried)| !tried.works()).map(|(field, _)| containerd(field, false)).collect())
+    }
+}
+
+/// The sysctls that the sandbox lacks, by their paths below /proc/sys, and what a file in their place holds.
+fn missing_sysctls<'a>(input: &Input<'a>) -> impl Iterator<Item = (&'static str, String)> + use<'a> {
+    let report = input.report;
+    SYSCTLS.iter().filter_map(|(path, default)| match report.sysctls.get(*path)? {
+        // The copy is made here: a file of procfs says that it is empty, and overlayfs may copy up no more.
+        Sysctl::ReadOnly(value) => Some((*path, format!("{value}\n"))),
+        Sysctl::Absent => Some((*path, format!("{default}\n"))),
+        Sysctl::Writable => None,
+    })
+}
+
+/// The same files where no mount is to show them: the kubelet's calls are led to them.
+struct RedirectedSysctls;
+
+impl Remedy for RedirectedSysctls {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::ProcSys, Rung::Intercept)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        let files = input.site.runtime_dir.join("sysctl");
+        let mut actions = vec![Action::create_dir(&files)];
+        let mut parents = BTreeSet::new();
+        for (path, content) in missing_sysctls(input) {
+            let to = files.join(path);
+            if let Some(parent) = to.parent().map(Path::to_owned)
+                && parents.insert(parent.clone())
+            {
+                actions.push(Action::create_dir(parent));
+            }
+            actions.push(Action::CreateFile { path: to.clone(), content });
+            let from = Path::new(PROC_SYS).join(path);
+            actions.push(intercept(input, "redirect", json!({"from": from, "to": to}))?);
+        }
+        Ok(actions)
+    }
+}
+
+/// A rule for the kubelet's system calls.
+///
+/// # Errors
+/// They cannot be intercepted here.
+pub(crate) fn intercept(input: &Input<'_>, list: &str, rule: serde_json::Value) -> Result<Action, String> {
+    match input.report.intercept.why() {
+        Some(why) => Err(format!("system calls cannot be intercepted: {why}")),
+        None => Ok(Action::Configure(Setting::Intercept { list: list.to_owned(), rule })),
     }
 }
 
@@ -435,7 +419,7 @@ fn kubelet_by_address() -> Vec<Action> {
     vec![Action::Configure(Setting::ApiServer { flag, value })]
 }
 
-fn kubelet(field: &str, value: serde_json::Value) -> Action {
+pub(crate) fn kubelet(field: &str, value: serde_json::Value) -> Action {
     Action::Configure(Setting::Kubelet { field: field.to_owned(), value })
 }
 
@@ -443,6 +427,6 @@ fn containerd(field: &str, value: bool) -> Action {
     Action::Configure(Setting::Containerd { field: field.to_owned(), value })
 }
 
-fn about(path: &Path, error: &io::Error) -> io::Error {
+pub(crate) fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -11,6 +11,7 @@
 
 mod action;
 mod catalogue;
+mod cgroups;
 mod journal;
 pub mod namespace;
 mod plan;
@@ -20,7 +21,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use action::{Action, Setting};
-pub use catalogue::{CATALOGUE, POD_CGROUP_ROOT};
+pub use catalogue::CATALOGUE;
+pub use cgroups::{CGROUP_ROOT, POD_CGROUP_ROOT};
 pub use journal::Journal;
 pub use plan::{Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Step, plan};
 pub use pod_network::{LOOPBACK_SERVICE_RANGE, NODE_ADDRESS, SERVICE_RANGE};

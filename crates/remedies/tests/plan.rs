@@ -201,7 +201,7 @@ fn decisions_are_read_as_written() {
         ("kmsg", "GAP=RUNG"),
         ("kmsgs=none", "there are: privileges, mapped-ids, proc-sys"),
         ("kmsg=fuse", "there are: flag, mount, none"),
-        ("resource-limits=fuse", "there are: none"),
+        ("resource-limits=flag", "there are: fuse, none"),
     ] {
         let error = text.parse::<Decision>().unwrap_err();
         assert!(error.contains(says), "{text}: {error}");

@@ -7,3 +7,4 @@ pub mod bpf;
 pub mod ip_tables;
 pub mod process;
 pub mod seccomp;
+pub mod trace;

@@ -53,6 +53,13 @@ pub fn reset_signals() -> io::Result<()> {
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives SIGPIPE its default action. Rust's runtime ignores it, and a program that is executed would inherit that; what else
+/// the caller ignores stays so, as a shell has it.
+pub fn restore_broken_pipe() {
+    // SAFETY: SIG_DFL is no handler that could run.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Sends a signal by its number, since `nix` and `rustix` know no realtime signals. As for kill(2), a `pid` below 1 names
 /// groups of processes.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod cgroupfs;
 mod completion;
 mod doctor;
 mod down;
@@ -30,7 +31,8 @@ use terrarium_cluster::{
     Addon, CLASSES, Layout, OciRuntime, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved,
     revive, running_data_dir,
 };
-use terrarium_remedies::Decision;
+use terrarium_gaps::GapId;
+use terrarium_remedies::{Choice, Decision};
 
 /// Real, unpatched Kubernetes inside a gVisor sandbox.
 #[derive(Debug, Parser)]
@@ -77,6 +79,7 @@ pub struct Internal {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    Cgroupfs(cgroupfs::Args),
     Gate(gate::Args),
     Guard(guard::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
@@ -108,6 +111,11 @@ impl Remedies {
 struct Decisions {
     #[command(flatten)]
     remedies: Remedies,
+
+    /// Do not end containers that take more memory than their limit; gVisor itself never does. The same as
+    /// --remedy resource-limits=none
+    #[arg(long)]
+    no_memory_guard: bool,
 
     /// Run no node: the API with its controllers and its store, for Helm, CRDs, RBAC, dry runs. Needs no rights
     #[arg(long)]
@@ -169,7 +177,10 @@ impl Decisions {
         let disabled = self.disable.iter().map(|optional| (Addon::from(*optional), false));
         let addons = enabled.chain(disabled).collect();
         let oci_runtime = self.oci_runtime.map(OciRuntime::from);
-        Options { control_plane_only: self.control_plane_only, addons, oci_runtime, ..self.remedies.options() }
+        let unguarded =
+            self.no_memory_guard.then_some(Decision { gap: GapId::ResourceLimits, choice: Choice::Nothing });
+        let remedies = self.remedies.remedies.iter().copied().chain(unguarded).collect();
+        Options { remedies, control_plane_only: self.control_plane_only, addons, oci_runtime }
     }
 }
 
@@ -184,6 +195,7 @@ impl Internal {
         // Whoever called it knows which cluster it is for.
         let layout = Layout::new(self.data_dir.unwrap_or_else(default_data_dir))?;
         match self.part {
+            Part::Cgroupfs(args) => cgroupfs::run(&args),
             Part::Gate(args) => gate::run(&args),
             Part::Guard(args) => guard::run(&layout, &args),
             Part::MapIds(args) => map_ids::run(&args),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use terrarium_cluster::Layout;
-use terrarium_cluster::status::{ComponentStatus, Status, look};
+use terrarium_cluster::status::{ComponentStatus, Stats, Status, look};
 
 use super::{Output, print};
 
@@ -52,6 +52,10 @@ fn describe(component: &ComponentStatus) -> String {
     let mut text = format!("{:<WIDTH$}{state}\n", component.name);
     if let Some(why) = &component.unhealthy {
         text += &format!("{:<WIDTH$}! {why}\n", "");
+    }
+    if let Some(Stats { rules, traps, .. }) = &component.intercept {
+        text += &format!("{:<13}{traps} system calls stopped\n", "");
+        text.extend(rules.iter().map(|rule| format!("{:<15}{}: {}\n", "", rule.rule, rule.hits)));
     }
     if let Some(end) = &component.last_end {
         text += &format!("{:<WIDTH$}! {} {}\n", "", end.why, ago(end.at));
@@ -103,6 +107,7 @@ mod tests {
             last_end: Some(End { at: 0, why: "it ended with exit status: 1".to_owned(), log: vec!["last".to_owned()] }),
             back_off_seconds: Some(8.0),
             unhealthy: None,
+            intercept: None,
         };
         let text = describe(&component);
         assert!(

@@ -1,0 +1,178 @@
+//! Enforces limits of memory: gVisor takes them and does nothing.
+//!
+//! Every cgroup with a limit is looked at again and again, the sooner the less is left of it. When more is held in it and
+//! below than its limit allows, the cgroup with the largest part is ended as a whole, as with `memory.oom.group`. That is
+//! counted first, so that who sees the end of a process also sees why.
+//!
+//! Two things keep it from ending what the kernel would not: pages of files do not count, for the kernel would take those
+//! back; and no cgroup can hold more than the whole sandbox does.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tracing::{debug, warn};
+
+use crate::backing::{children, is_gone, members};
+use crate::bell::Bell;
+use crate::kept::Kept;
+use crate::memory::{NO_LIMIT, Sandbox, limit};
+use crate::pace::Pace;
+use crate::usage::Sampler;
+
+/// How long new limits may go unseen that somebody sets behind the mount. Those set through it are seen at once.
+const RESCAN: Duration = Duration::from_secs(5);
+/// The least time between two rounds, whatever happens.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// Watches the cgroups of a hierarchy.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    root: PathBuf,
+    kept: Arc<Kept>,
+    sampler: Sampler,
+    watched: BTreeMap<PathBuf, Watched>,
+    /// Processes that were ended and may not be gone yet.
+    ended: HashSet<i32>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    limit: u64,
+    pace: Pace,
+    due: Instant,
+}
+
+impl Guard {
+    /// For a memory hierarchy.
+    pub fn new(root: &Path, kept: Arc<Kept>) -> Self {
+        Self { root: root.to_owned(), kept, sampler: Sampler::new(), watched: BTreeMap::new(), ended: HashSet::new() }
+    }
+
+    /// Watches for good, in a thread of its own.
+    pub fn start(mut self, bell: Bell) -> io::Result<()> {
+        thread::Builder::new().name("guard".to_owned()).spawn(move || self.watch(&bell))?;
+        Ok(())
+    }
+
+    fn watch(&mut self, bell: &Bell) {
+        let mut scanned = None::<Instant>;
+        let mut rings = true;
+        loop {
+            if rings || scanned.is_none_or(|scanned| scanned.elapsed() >= RESCAN) {
+                self.find_limits();
+                scanned = Some(Instant::now());
+            }
+            self.round();
+            thread::sleep(SHORTEST);
+            let next = self.watched.values().map(|watched| watched.due).min();
+            let pause = next.map_or(RESCAN, |due| due.saturating_duration_since(Instant::now())).min(RESCAN);
+            rings = bell.wait(pause);
+        }
+    }
+
+    /// Learns which cgroups have limits.
+    fn find_limits(&mut self) {
+        let mut known = std::mem::take(&mut self.watched);
+        let mut open = children(&self.root).unwrap_or_default();
+        while let Some(cgroup) = open.pop() {
+            open.extend(children(&cgroup).unwrap_or_default());
+            let Some(limit) = limit(&cgroup).ok().filter(|limit| *limit < NO_LIMIT) else { continue };
+            let watched = known.remove(&cgroup).filter(|watched| watched.limit == limit);
+            let new = || Watched { limit, pace: Pace::default(), due: Instant::now() };
+            self.watched.insert(cgroup, watched.unwrap_or_else(new));
+        }
+    }
+
+    /// Looks at those whose time has come, inner ones first: once something is ended, those above are looked at later.
+    fn round(&mut self) {
+        let now = Instant::now();
+        let due = self.watched.iter().filter(|(_, watched)| watched.due <= now);
+        let mut due: Vec<(PathBuf, u64)> = due.map(|(cgroup, watched)| (cgroup.clone(), watched.limit)).collect();
+        due.sort_by_key(|(cgroup, _)| std::cmp::Reverse(cgroup.components().count()));
+        for (cgroup, limit) in due {
+            let looked = self.look(&cgroup, limit);
+            let Some(watched) = self.watched.get_mut(&cgroup) else { continue };
+            match looked {
+                Ok(Seen::Held(usage)) => watched.due = now + watched.pace.next(usage, limit),
+                Ok(Seen::Ended) => {
+                    watched.due = now + SHORTEST;
+                    return;
+                }
+                Err(error) => {
+                    if !is_gone(&error) {
+                        debug!("look at {}: {error}", cgroup.display());
+                    }
+                    self.watched.remove(&cgroup);
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, cgroup: &Path, limit: u64) -> io::Result<Seen> {
+        let parts = self.sampler.parts(cgroup, |pid, sampler| sampler.resident(pid))?;
+        let usage: u64 = parts.iter().map(|(_, held)| held).sum();
+        self.kept.saw(cgroup, usage);
+        if usage <= limit {
+            return Ok(Seen::Held(usage));
+        }
+        // It may be for files, or since a page is counted more than once: look closer.
+        let mut parts = self.sampler.parts(cgroup, |pid, sampler| sampler.private(pid))?;
+        let private: u64 = parts.iter().map(|(_, held)| held).sum();
+        if private.min(Sandbox::look()?.usage) <= limit {
+            return Ok(Seen::Held(private));
+        }
+        parts.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
+        for (victim, held) in parts {
+            if held > 0 && self.end(&victim, cgroup, limit, private)? {
+                return Ok(Seen::Ended);
+            }
+        }
+        Ok(Seen::Held(private))
+    }
+
+    /// Ends all members of a cgroup, which are asked for now, so that no number stands for another process. Says whether
+    /// there were any that may be ended.
+    fn end(&mut self, victim: &Path, exceeded: &Path, limit: u64, usage: u64) -> io::Result<bool> {
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        let members: Vec<i32> = members(victim)?.into_iter().filter(|pid| *pid != 1 && *pid != own).collect();
+        let new = members.iter().filter(|pid| !self.ended.contains(pid)).count();
+        if new > 0 {
+            self.kept.change(victim, |values| {
+                values.oom_kills += new as u64;
+                values.fail_count += 1;
+            });
+            if victim != exceeded {
+                self.kept.change(exceeded, |values| values.fail_count += 1);
+            }
+            warn!(
+                cgroup = %self.name(exceeded), limit, usage, victim = %self.name(victim), processes = ?members,
+                "out of memory: the processes are killed"
+            );
+        }
+        for pid in &members {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        self.ended.retain(|pid| Path::new("/proc").join(pid.to_string()).exists());
+        self.ended.extend(&members);
+        Ok(!members.is_empty())
+    }
+
+    fn name(&self, cgroup: &Path) -> String {
+        format!("/{}", cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display())
+    }
+}
+
+/// What came of a look at a cgroup.
+enum Seen {
+    /// It may go on with what it holds.
+    Held(u64),
+    /// Processes were ended.
+    Ended,
+}

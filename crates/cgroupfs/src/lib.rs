@@ -1,0 +1,63 @@
+//! The files of cgroups version 1 that gVisor lacks, and limits of memory that are enforced.
+//!
+//! gVisor has cgroups of version 1 without some of their files, so that cAdvisor, and with it the kubelet, has no figures
+//! at all. [`serve`] mounts a FUSE file system on top of a hierarchy's own mount: it passes everything through to that
+//! same hierarchy at a second place, and adds what is missing, computed from what gVisor does tell:
+//!
+//! | hierarchy | added |
+//! |---|---|
+//! | cpuacct | `cpuacct.usage_percpu`, `_percpu_user`, `_percpu_sys`, `_all` |
+//! | memory | `memory.usage_in_bytes`, `max_usage_in_bytes`, `stat`, `failcnt`, `use_hierarchy`, `oom_control`; `cgroup.event_control`, which takes nothing |
+//! | cpu | `cpu.stat` |
+//! | every one | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, and not acted upon |
+//!
+//! A file that the sandbox has is never replaced, but for `memory.usage_in_bytes` where it says 0 of everything. Those who
+//! read the table of mounts still find the hierarchy's own mount, of type `cgroup`, there.
+//!
+//! What gVisor takes and does not do stays undone, but for `memory.limit_in_bytes`, which a guard in this process
+//! enforces: shares and quotas of processors are numbers only.
+
+mod added;
+mod backing;
+mod bell;
+mod cpuacct;
+mod error;
+mod fs;
+mod guard;
+mod handles;
+mod inodes;
+mod kept;
+mod memory;
+mod mounts;
+mod pace;
+mod pool;
+mod server;
+mod tree;
+mod usage;
+
+use std::path::PathBuf;
+
+pub use error::{Error, Result};
+pub use server::serve;
+
+/// What is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Over which hierarchies.
+    pub hierarchies: Vec<Hierarchy>,
+    /// Whether limits of memory are enforced, if the memory hierarchy is among them.
+    pub guard: bool,
+    /// A unix socket, made when all files can be read. Whoever connects to it is told `ok` while they can be read still.
+    pub ready_socket: Option<PathBuf>,
+}
+
+/// One hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// gVisor's name of its controller, such as `memory`.
+    pub controller: String,
+    /// Where it is mounted for the server alone.
+    pub backing: PathBuf,
+    /// Where everybody looks for it, and its own mount is already.
+    pub mount_point: PathBuf,
+}

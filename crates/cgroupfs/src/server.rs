@@ -1,0 +1,144 @@
+//! Mounting, serving, unmounting.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use fuser::{Session, SessionACL};
+use nix::sys::stat::{Mode, umask};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
+
+use crate::backing::MEMBERS;
+use crate::bell::Bell;
+use crate::error::Doing as _;
+use crate::fs::CgroupFs;
+use crate::guard::Guard;
+use crate::kept::Kept;
+use crate::pool::Pool;
+use crate::tree::Tree;
+use crate::{Config, Error, Hierarchy, Result, mounts};
+
+/// The controller whose limits the guard enforces.
+const GUARDED: &str = "memory";
+/// Threads for what takes longer: so many may ask for figures of large cgroups before others wait.
+const SLOW: usize = 2;
+
+/// Why serving ends.
+enum End {
+    Told,
+    /// A hierarchy's connection is over.
+    Lost(PathBuf),
+}
+
+/// Serves until SIGTERM or SIGINT, then unmounts. What an earlier server left mounted is taken off first; those who look
+/// meanwhile see the sandbox's own files.
+///
+/// Serves one configuration per process: it takes the signals, and sets the umask to nothing.
+///
+/// # Errors
+/// A hierarchy is not mounted where it should be; FUSE cannot be mounted; or somebody else unmounts it.
+pub fn serve(config: &Config) -> Result<()> {
+    // Modes of new cgroups are those that were asked for.
+    umask(Mode::empty());
+    let mut signals = Signals::new([SIGTERM, SIGINT]).doing("wait for signals in", "/proc/self")?;
+    let (tell, ends) = channel();
+    let told = tell.clone();
+    spawn("signals", move || {
+        if signals.forever().next().is_some() {
+            let _ = told.send(End::Told);
+        }
+    })?;
+    let mut mounted = Vec::new();
+    let served = start(config, &tell, &mut mounted).and_then(|_ready| wait(&ends));
+    for point in &mounted {
+        if let Err(error) = mounts::detach(point) {
+            warn!("{error}");
+        }
+    }
+    if let Some(socket) = &config.ready_socket {
+        let _ = fs::remove_file(socket);
+    }
+    served
+}
+
+/// Starts all, and says what is mounted, also when it fails.
+fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Result<Option<UnixListener>> {
+    let pool = Pool::start(SLOW).doing("start threads for", "/dev/fuse")?;
+    for hierarchy in &config.hierarchies {
+        if !hierarchy.backing.join(MEMBERS).exists() {
+            return Err(Error::NoCgroup(hierarchy.backing.clone()));
+        }
+        let left = mounts::detach_left(&hierarchy.mount_point)?;
+        if left > 0 {
+            info!("took off {left} mounts that an earlier server left on {}", hierarchy.mount_point.display());
+        }
+    }
+    for hierarchy in &config.hierarchies {
+        let kept = Arc::new(Kept::default());
+        let bell = Bell::default();
+        mount(hierarchy, &kept, &pool, &bell, tell)?;
+        mounted.push(hierarchy.mount_point.clone());
+        let procs = hierarchy.mount_point.join(MEMBERS);
+        fs::read(&procs).doing("read", procs)?;
+        if hierarchy.controller == GUARDED && config.guard {
+            Guard::new(&hierarchy.backing, kept).start(bell).doing("guard", &hierarchy.backing)?;
+        }
+    }
+    info!("serving {} hierarchies", mounted.len());
+    let asked = mounted.iter().map(|point| point.join(MEMBERS)).collect();
+    config.ready_socket.as_deref().map(|socket| listen(socket, asked)).transpose()
+}
+
+fn mount(hierarchy: &Hierarchy, kept: &Arc<Kept>, pool: &Pool, bell: &Bell, tell: &Sender<End>) -> Result<()> {
+    let tree = Tree::new(hierarchy, Arc::clone(kept)).doing("look at", &hierarchy.backing)?;
+    let files = CgroupFs::new(Arc::new(tree), pool.clone(), bell.clone());
+    let point = hierarchy.mount_point.clone();
+    let device = mounts::stack(&point)?;
+    let serving = Session::from_fd(files, device, SessionACL::All, fuser::Config::default());
+    let session = serving.doing("serve", &point).inspect_err(|_| drop(mounts::detach(&point)))?;
+    let tell = tell.clone();
+    spawn(&hierarchy.controller, move || {
+        if let Err(error) = session.run() {
+            warn!("serve {}: {error}", point.display());
+        }
+        let _ = tell.send(End::Lost(point));
+    })
+}
+
+fn wait(ends: &Receiver<End>) -> Result<()> {
+    match ends.recv() {
+        Ok(End::Told) | Err(_) => Ok(()),
+        Ok(End::Lost(point)) => Err(Error::Ended(point)),
+    }
+}
+
+/// Greets those who connect, once each of these files can be read.
+fn listen(socket: &Path, asked: Vec<PathBuf>) -> Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing("remove", socket)?,
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).doing("listen on", socket)?;
+    fs::set_permissions(socket, Permissions::from_mode(0o600)).doing("set the mode of", socket)?;
+    let taking = listener.try_clone().doing("listen on", socket)?;
+    spawn("ready", move || {
+        for mut caller in taking.incoming().flatten() {
+            if asked.iter().all(|file| fs::read(file).is_ok()) {
+                // Who does not listen any more needs no answer.
+                let _ = caller.write_all(b"ok\n");
+            }
+        }
+    })?;
+    Ok(listener)
+}
+
+fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(job).map(drop).doing("start a thread for", name)
+}

@@ -1,0 +1,283 @@
+//! One hierarchy: what its files say, and what becomes of what is written.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::added::Added;
+use crate::backing::{MEMBERS, write};
+use crate::inodes::{Kind, Node};
+use crate::kept::Kept;
+use crate::memory::{NO_LIMIT, Sandbox, Stat, least_limit, stat};
+use crate::usage::{Sampler, Usage};
+use crate::{Hierarchy, cpuacct};
+
+/// What the files of a hierarchy are made of.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub hierarchy: Hierarchy,
+    pub kept: Arc<Kept>,
+    sampler: Sampler,
+    processors: u64,
+    /// The sandbox has a file for what is held in a cgroup that does not tell it.
+    is_usage_false: bool,
+}
+
+impl Tree {
+    /// Looks at what backs the hierarchy.
+    pub fn new(hierarchy: &Hierarchy, kept: Arc<Kept>) -> io::Result<Self> {
+        // This very process is in the hierarchy: it cannot be that nothing is held in all of it.
+        let usage = crate::backing::number(&hierarchy.backing.join("memory.usage_in_bytes"));
+        Ok(Self {
+            hierarchy: hierarchy.clone(),
+            kept,
+            sampler: Sampler::new(),
+            processors: cpuacct::processors()?,
+            is_usage_false: usage.is_ok_and(|usage| usage == 0),
+        })
+    }
+
+    /// What is at a path: the sandbox's own, unless that is false, else what is added.
+    pub fn find(&self, path: &Path) -> io::Result<(Kind, Option<fs::Metadata>)> {
+        let added = self.added(path);
+        if let Some(added) = added
+            && self.is_replaced(added)
+        {
+            return Ok((Kind::Added(added), None));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Ok((Kind::Cgroup, Some(metadata))),
+            Ok(metadata) => Ok((Kind::Own, Some(metadata))),
+            Err(error) => match added.filter(|_| error.kind() == io::ErrorKind::NotFound) {
+                Some(added) if path.parent().is_some_and(Path::is_dir) => Ok((Kind::Added(added), None)),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn added(&self, path: &Path) -> Option<Added> {
+        let is_root = path.parent() == Some(self.hierarchy.backing.as_path());
+        Added::named(path.file_name()?.to_str()?, &self.hierarchy.controller, is_root)
+    }
+
+    fn is_replaced(&self, added: Added) -> bool {
+        added == Added::MemoryUsage && self.is_usage_false
+    }
+
+    /// The names of files that a cgroup lacks.
+    pub fn lacking(&self, cgroup: &Path, has: impl Fn(&str) -> bool) -> Vec<(Added, &'static str)> {
+        let is_root = cgroup == self.hierarchy.backing;
+        Added::all(&self.hierarchy.controller, is_root).filter(|(_, name)| !has(name)).collect()
+    }
+
+    /// What a file says.
+    pub fn read(&self, node: &Node) -> io::Result<Vec<u8>> {
+        match node.kind {
+            Kind::Cgroup => Err(Errno::ISDIR.into()),
+            Kind::Own => fs::read(&node.path),
+            Kind::Added(added) => self.tell(added, &node.path).map(String::into_bytes),
+        }
+    }
+
+    fn tell(&self, added: Added, path: &Path) -> io::Result<String> {
+        let cgroup = path.parent().ok_or(Errno::NODEV)?;
+        let flag = |value: bool| format!("{}\n", u8::from(value));
+        Ok(match added {
+            Added::UsagePerCpu | Added::UsagePerCpuUser | Added::UsagePerCpuSystem | Added::UsageAll => {
+                cpuacct::tell(added, cgroup, self.processors)?
+            }
+            // gVisor never holds a task back.
+            Added::CpuStat => "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n".to_owned(),
+            Added::MemoryUsage => format!("{}\n", self.usage(cgroup)?),
+            Added::MemoryMaxUsage => format!("{}\n", self.kept.saw(cgroup, self.usage(cgroup)?)),
+            Added::MemoryStat => self.memory_stat(cgroup)?,
+            Added::FailCount => format!("{}\n", self.kept.get(cgroup).fail_count),
+            Added::UseHierarchy => "1\n".to_owned(),
+            Added::OomControl => {
+                format!("oom_kill_disable 0\nunder_oom 0\noom_kill {}\n", self.kept.get(cgroup).oom_kills)
+            }
+            Added::EventControl => return Err(Errno::INVAL.into()),
+            Added::CloneChildren => flag(self.kept.get(cgroup).clone_children),
+            Added::NotifyOnRelease => flag(self.kept.get(cgroup).notify_on_release),
+            Added::ReleaseAgent => format!("{}\n", self.kept.release_agent()),
+        })
+    }
+
+    /// Bytes that are held in a cgroup and below; in the root one, in the whole sandbox.
+    fn usage(&self, cgroup: &Path) -> io::Result<u64> {
+        if cgroup == self.hierarchy.backing {
+            return Ok(Sandbox::look()?.usage);
+        }
+        let usage = self.sampler.recent(cgroup)?.total;
+        self.kept.saw(cgroup, usage);
+        Ok(usage)
+    }
+
+    fn memory_stat(&self, cgroup: &Path) -> io::Result<String> {
+        let limit = least_limit(cgroup, &self.hierarchy.backing);
+        if cgroup == self.hierarchy.backing {
+            let all = Sandbox::look()?.stat;
+            return Ok(stat(&all, limit, &all));
+        }
+        let Usage { own, total } = self.sampler.recent(cgroup)?;
+        Ok(stat(&Stat::held(own), limit, &Stat::held(total)))
+    }
+
+    /// Writes into a file for a process. Returns how much was taken.
+    pub fn write(&self, node: &Node, data: &[u8], writer: u32) -> io::Result<usize> {
+        match node.kind {
+            Kind::Cgroup => Err(Errno::ISDIR.into()),
+            Kind::Own if is_list_of_members(&node.path) && data.trim_ascii() == b"0" => {
+                // 0 is whoever writes, and to the sandbox that would be this process.
+                let whole = node.path.ends_with(MEMBERS).then(|| thread_group(writer)).flatten();
+                write(&node.path, whole.unwrap_or(writer).to_string().as_bytes()).map(|_| data.len())
+            }
+            Kind::Own => write(&node.path, data),
+            Kind::Added(added) => self.set(added, &node.path, data).map(|()| data.len()),
+        }
+    }
+
+    fn set(&self, added: Added, path: &Path, data: &[u8]) -> io::Result<()> {
+        let cgroup = path.parent().ok_or(Errno::NODEV)?;
+        let text = std::str::from_utf8(data).map_err(|_| Errno::INVAL)?.trim();
+        let number = || text.parse::<u64>().map_err(|_| Errno::INVAL);
+        match added {
+            // `mem_cgroup_reset`: any write does.
+            Added::MemoryMaxUsage => {
+                let usage = self.usage(cgroup)?;
+                self.kept.change(cgroup, |values| values.max_usage = usage);
+            }
+            Added::FailCount => self.kept.change(cgroup, |values| values.fail_count = 0),
+            Added::UseHierarchy if number()? != 1 => return Err(Errno::INVAL.into()),
+            Added::UseHierarchy => {}
+            // Nothing can be held back instead of being ended.
+            Added::OomControl if number()? != 0 => return Err(Errno::OPNOTSUPP.into()),
+            Added::OomControl => {}
+            // Whoever registers names an eventfd of its own, at which the server cannot get.
+            Added::EventControl => return Err(Errno::OPNOTSUPP.into()),
+            Added::CloneChildren => {
+                let set = number()? != 0;
+                self.kept.change(cgroup, |values| values.clone_children = set);
+            }
+            Added::NotifyOnRelease => {
+                let set = number()? != 0;
+                self.kept.change(cgroup, |values| values.notify_on_release = set);
+            }
+            Added::ReleaseAgent => text.clone_into(&mut self.kept.release_agent()),
+            _ => return Err(Errno::INVAL.into()),
+        }
+        Ok(())
+    }
+
+    /// A cgroup was made. gVisor gives it its parent's limits, as they are then; with the kernel it has none of its own.
+    pub fn created(&self, cgroup: &Path) {
+        self.kept.created(cgroup);
+        for limit in ["memory.limit_in_bytes", "memory.soft_limit_in_bytes"] {
+            if self.hierarchy.controller == "memory" {
+                let _ = write(&cgroup.join(limit), NO_LIMIT.to_string().as_bytes());
+            }
+        }
+    }
+
+    /// Removes a cgroup.
+    pub fn remove(&self, cgroup: &Path) -> io::Result<()> {
+        match fs::remove_dir(cgroup) {
+            // The kernel says that it is busy.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(Errno::BUSY.into()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.kept.remove(cgroup);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn is_list_of_members(path: &Path) -> bool {
+    path.ends_with(MEMBERS) || path.ends_with("tasks")
+}
+
+/// The process of a thread.
+fn thread_group(thread: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree_of(controller: &str) -> (tempfile::TempDir, Tree) {
+        let backing = tempfile::tempdir().unwrap();
+        fs::create_dir(backing.path().join("a")).unwrap();
+        fs::write(backing.path().join("memory.usage_in_bytes"), "0\n").unwrap();
+        fs::write(backing.path().join("a/cpuacct.usage"), "7\n").unwrap();
+        let hierarchy = Hierarchy {
+            controller: controller.to_owned(),
+            backing: backing.path().to_owned(),
+            mount_point: "/nowhere".into(),
+        };
+        let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
+        (backing, tree)
+    }
+
+    fn node(tree: &Tree, path: &str) -> Node {
+        let path = tree.hierarchy.backing.join(path);
+        Node { kind: tree.find(&path).unwrap().0, path }
+    }
+
+    fn says(tree: &Tree, path: &str) -> String {
+        String::from_utf8(tree.read(&node(tree, path)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_the_sandbox_has_is_its_own_unless_it_is_false() {
+        let (_backing, tree) = tree_of("cpuacct");
+        assert_eq!(node(&tree, "a").kind, Kind::Cgroup);
+        assert_eq!(node(&tree, "a/cpuacct.usage").kind, Kind::Own);
+        assert_eq!(node(&tree, "a/cpuacct.usage_percpu").kind, Kind::Added(Added::UsagePerCpu));
+        assert!(tree.find(&tree.hierarchy.backing.join("a/memory.stat")).is_err());
+        assert!(tree.find(&tree.hierarchy.backing.join("b/cpuacct.usage_percpu")).is_err());
+        let (_backing, tree) = tree_of("memory");
+        assert_eq!(node(&tree, "memory.usage_in_bytes").kind, Kind::Added(Added::MemoryUsage));
+        assert!(tree.usage(&tree.hierarchy.backing).unwrap() > 0);
+    }
+
+    #[test]
+    fn settings_are_kept_and_counters_reset() {
+        let (_backing, tree) = tree_of("memory");
+        let cgroup = tree.hierarchy.backing.join("a");
+        tree.kept.change(&cgroup, |values| (values.fail_count, values.oom_kills) = (2, 3));
+        assert_eq!(says(&tree, "a/memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
+        assert_eq!(says(&tree, "a/memory.failcnt"), "2\n");
+        for (file, value, refused) in [
+            ("a/memory.failcnt", "0", None),
+            ("a/memory.use_hierarchy", "0", Some(Errno::INVAL)),
+            ("a/memory.use_hierarchy", "1\n", None),
+            ("a/memory.oom_control", "1", Some(Errno::OPNOTSUPP)),
+            ("a/cgroup.event_control", "3 4 100", Some(Errno::OPNOTSUPP)),
+            ("a/notify_on_release", "1", None),
+            ("a/notify_on_release", "yes", Some(Errno::INVAL)),
+            ("release_agent", "/bin/agent\n", None),
+            ("a/memory.stat", "0", Some(Errno::INVAL)),
+        ] {
+            let answer = tree.write(&node(&tree, file), value.as_bytes(), 1);
+            let refusal = answer.as_ref().err().and_then(Errno::from_io_error);
+            assert_eq!(refusal, refused, "{file}");
+        }
+        assert_eq!(says(&tree, "a/memory.failcnt"), "0\n");
+        assert_eq!(says(&tree, "a/notify_on_release"), "1\n");
+        assert_eq!(says(&tree, "release_agent"), "/bin/agent\n");
+    }
+
+    #[test]
+    fn a_busy_cgroup_says_so() {
+        let (_backing, tree) = tree_of("cpuacct");
+        let cgroup = tree.hierarchy.backing.join("a");
+        let refusal = tree.remove(&cgroup).unwrap_err();
+        assert_eq!(Errno::from_io_error(&refusal), Some(Errno::BUSY));
+    }
+}

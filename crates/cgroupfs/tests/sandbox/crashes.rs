@@ -1,0 +1,65 @@
+//! Servers that end, one way or the other.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::stage::{CONTROLLERS, Cgroup, ROOT, Server, Worker};
+
+const ENOTCONN: i32 = 107;
+const ECONNABORTED: i32 = 103;
+
+fn mounts_there() -> usize {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let fuse = |line: &&str| line.contains(" - fuse ") && line.contains(ROOT);
+    table.lines().filter(fuse).count()
+}
+
+pub fn readers_of_a_killed_server_are_told_and_a_new_one_heals() {
+    let mut server = Server::start();
+    let cgroup = Cgroup::make("memory", "survives");
+    let path = cgroup.0.join("memory.stat");
+    let _holder = Worker::start(&["hold", "10"], &[&cgroup]);
+    let killed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let end = Instant::now() + Duration::from_secs(10);
+                    while Instant::now() < end {
+                        if let Err(error) = fs::read(&path) {
+                            assert!(killed.load(Ordering::SeqCst), "{error}");
+                            return error.raw_os_error().unwrap();
+                        }
+                    }
+                    0
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(300));
+        killed.store(true, Ordering::SeqCst);
+        let since = Instant::now();
+        server.kill();
+        for reader in readers {
+            let errno = reader.join().unwrap();
+            assert!([ENOTCONN, ECONNABORTED].contains(&errno), "{errno}");
+        }
+        assert!(since.elapsed() < Duration::from_secs(2), "nobody hangs: {:?}", since.elapsed());
+    });
+    assert_eq!(mounts_there(), CONTROLLERS.len());
+    let _server = Server::start();
+    assert_eq!(mounts_there(), CONTROLLERS.len());
+    assert!(cgroup.number("memory.usage_in_bytes") >= 10 << 20);
+}
+
+pub fn a_server_leaves_nothing_mounted() {
+    let mut server = Server::start();
+    let open = fs::File::open(format!("{ROOT}/memory/memory.stat")).unwrap();
+    let _in_use = fs::read_dir(format!("{ROOT}/cpuacct")).unwrap();
+    assert!(server.stop());
+    assert_eq!(mounts_there(), 0);
+    assert!(fs::metadata(format!("{ROOT}/memory/memory.stat")).is_err());
+    assert!(fs::read(format!("{ROOT}/memory/cgroup.procs")).is_ok());
+    drop(open);
+}

@@ -1,0 +1,102 @@
+//! What the added files say is true.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::stage::{CONTROLLERS, Cgroup, Server, Worker};
+
+const MIB: u64 = 1 << 20;
+
+pub fn what_is_missing_is_there() {
+    let _server = Server::start();
+    for controller in CONTROLLERS {
+        let cgroup = Cgroup::make(controller, "there");
+        assert_eq!(cgroup.read("notify_on_release"), "0\n");
+        assert_eq!(cgroup.read("cgroup.clone_children"), "0\n");
+    }
+    let time = Cgroup::make("cpuacct", "time");
+    let rows = time.read("cpuacct.usage_percpu");
+    assert!(rows.ends_with(" \n") && rows.split_whitespace().all(|word| word.parse::<u64>().is_ok()), "{rows:?}");
+    let table = time.read("cpuacct.usage_all");
+    assert_eq!(table.lines().count(), rows.split_whitespace().count() + 1, "{table}");
+    assert!(table.starts_with("cpu user system\n0 "), "{table}");
+    time.read("cpuacct.usage_percpu_user");
+    time.read("cpuacct.usage_percpu_sys");
+    time.entry("cpuacct.stat", "user");
+    let cpu = Cgroup::make("cpu", "cpu");
+    assert_eq!(cpu.read("cpu.stat"), "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n");
+    let memory = Cgroup::make("memory", "memory");
+    for file in ["memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.failcnt"] {
+        assert_eq!(memory.number(file), 0, "{file}");
+    }
+    assert_eq!(memory.number("memory.use_hierarchy"), 1);
+    assert_eq!(memory.read("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n");
+    for name in ["cache", "rss", "total_inactive_file", "hierarchical_memory_limit", "total_unevictable"] {
+        memory.entry("memory.stat", name);
+    }
+}
+
+pub fn what_a_process_burns_is_counted() {
+    let _server = Server::start();
+    let cgroup = Cgroup::make("cpuacct", "burner");
+    let _burner = Worker::start(&["burn"], &[&cgroup]);
+    let per_processor = || -> u64 {
+        cgroup.read("cpuacct.usage_percpu").split_whitespace().map(|word| word.parse::<u64>().unwrap()).sum()
+    };
+    let (since, before) = (Instant::now(), per_processor());
+    thread::sleep(Duration::from_secs(4));
+    let (after, cpu_clock) = (per_processor(), since.elapsed().as_nanos() as u64);
+    let cores = (after - before) as f64 / cpu_clock as f64;
+    assert!((0.9..=1.1).contains(&cores), "{cores}");
+    let whole = cgroup.number("cpuacct.usage");
+    let ticks = (cgroup.entry("cpuacct.stat", "user") + cgroup.entry("cpuacct.stat", "system")) * 10_000_000;
+    assert!(whole >= after && ticks.abs_diff(whole) < 300_000_000, "{after} {whole} {ticks}");
+}
+
+pub fn what_a_process_holds_is_counted() {
+    let _server = Server::start();
+    let cgroup = Cgroup::make("memory", "holder");
+    {
+        let _holder = Worker::start(&["hold", "200"], &[&cgroup]);
+        let usage = cgroup.number("memory.usage_in_bytes");
+        let working_set = usage - cgroup.entry("memory.stat", "total_inactive_file");
+        assert!((190 * MIB..240 * MIB).contains(&working_set), "{working_set}");
+        let rss = cgroup.entry("memory.stat", "total_rss");
+        assert!(rss.abs_diff(usage) < 10 * MIB, "{rss} {usage}");
+        assert!(cgroup.number("memory.max_usage_in_bytes") >= usage);
+    }
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(cgroup.number("memory.usage_in_bytes"), 0);
+    assert!(cgroup.number("memory.max_usage_in_bytes") >= 190 * MIB);
+    cgroup.write("memory.max_usage_in_bytes", "0");
+    assert_eq!(cgroup.number("memory.max_usage_in_bytes"), 0);
+}
+
+pub fn a_parent_has_what_its_children_have() {
+    let _server = Server::start();
+    let pod = Cgroup::make("memory", "pod");
+    let (one, two) = (pod.below("one"), pod.below("two"));
+    let _holders = [
+        Worker::start(&["hold", "30"], &[&one]),
+        Worker::start(&["hold", "20"], &[&one]),
+        Worker::start(&["hold", "40"], &[&two]),
+    ];
+    thread::sleep(Duration::from_millis(200));
+    let usage = |cgroup: &Cgroup| cgroup.number("memory.usage_in_bytes");
+    let (whole, parts) = (usage(&pod), usage(&one) + usage(&two));
+    assert!(whole.abs_diff(parts) < MIB, "{whole} {parts}");
+    assert!(parts >= 90 * MIB, "{parts}");
+    assert_eq!(pod.entry("memory.stat", "rss"), 0, "it has no members of its own");
+    assert!(pod.entry("memory.stat", "total_rss").abs_diff(parts) < MIB);
+}
+
+pub fn the_root_has_what_the_sandbox_has() {
+    let _server = Server::start();
+    let root = std::mem::ManuallyDrop::new(Cgroup("/sys/fs/cgroup/memory".into()));
+    let usage = |root: &Cgroup| root.number("memory.usage_in_bytes") - root.entry("memory.stat", "total_inactive_file");
+    let before = usage(&root);
+    let _holder = Worker::start(&["hold", "200"], &[]);
+    let grown = usage(&root) - before;
+    assert!((190 * MIB..240 * MIB).contains(&grown), "{grown}");
+    assert_eq!(root.read("release_agent"), "\n");
+}

@@ -1,0 +1,74 @@
+//! Many readers at once.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::stage::{Cgroup, ROOT, Server};
+
+/// Reads all there is, as cAdvisor does; cgroups may go meanwhile.
+fn read_all(directory: &std::path::Path, files: &AtomicU64) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            read_all(&entry.path(), files);
+        } else if fs::read(entry.path()).is_ok() {
+            files.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+pub fn many_read_while_cgroups_come_and_go() {
+    let _server = Server::start();
+    let (ends, files) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for reader in 0..32 {
+            let (ends, files) = (&ends, &files);
+            let controller = ["cpuacct", "memory"][reader % 2];
+            scope.spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    read_all(&std::path::Path::new(ROOT).join(controller), files);
+                }
+            });
+        }
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut slowest = Duration::ZERO;
+        while Instant::now() < end {
+            let since = Instant::now();
+            let parents = [Cgroup::make("cpuacct", "moving"), Cgroup::make("memory", "moving")];
+            let children: Vec<Cgroup> = parents.iter().map(|parent| parent.below("child")).collect();
+            for child in &children {
+                child.read("cgroup.procs");
+            }
+            drop(children);
+            drop(parents);
+            slowest = slowest.max(since.elapsed());
+        }
+        ends.store(true, Ordering::Relaxed);
+        assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    });
+    assert!(files.load(Ordering::Relaxed) > 1000, "{files:?}");
+}
+
+pub fn nothing_is_kept_of_what_is_gone() {
+    let server = Server::start();
+    let held = || {
+        let text = fs::read_to_string(format!("/proc/{}/statm", server.0.id())).unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let churn = |rounds| {
+        for _ in 0..rounds {
+            let cgroup = Cgroup::make("memory", &"long".repeat(50));
+            cgroup.read("memory.stat");
+            cgroup.write("notify_on_release", "1");
+            cgroup.read("cgroup.procs");
+        }
+    };
+    churn(300);
+    let before = held();
+    churn(3000);
+    let after = held();
+    assert!(after < before + (3 << 20), "{before} {after}");
+    let open = fs::read_dir(format!("/proc/{}/fd", server.0.id())).unwrap().count();
+    assert!(open < 40, "{open}");
+}

@@ -1,0 +1,55 @@
+//! `terrarium cgroupfs`: the files of cgroups that the sandbox lacks.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use terrarium_cgroupfs::{Config, Hierarchy};
+use tracing_subscriber::EnvFilter;
+
+/// Add the files that the sandbox's cgroups lack, and enforce limits of memory, until told to end
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the hierarchies are mounted for this alone, each in a directory of its controller's name
+    #[arg(long, value_name = "DIR")]
+    backing: PathBuf,
+
+    /// Where everybody looks for them
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    root: PathBuf,
+
+    /// Leave limits of memory unenforced
+    #[arg(long)]
+    no_memory_guard: bool,
+
+    /// Listen on this unix socket when all files are there
+    #[arg(long, value_name = "SOCKET")]
+    ready_socket: Option<PathBuf>,
+
+    /// The hierarchies, by their controllers
+    #[arg(required = true, value_name = "CONTROLLER")]
+    controllers: Vec<String>,
+}
+
+/// The crate below says what it leaves out of the protocol.
+const LOGGED: &str = "info,fuser=error";
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let hierarchy = |controller: &String| Hierarchy {
+        controller: controller.clone(),
+        backing: args.backing.join(controller),
+        mount_point: args.root.join(controller),
+    };
+    let config = Config {
+        hierarchies: args.controllers.iter().map(hierarchy).collect(),
+        guard: !args.no_memory_guard,
+        ready_socket: args.ready_socket.clone(),
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED)))
+        .init();
+    terrarium_cgroupfs::serve(&config)?;
+    Ok(ExitCode::SUCCESS)
+}

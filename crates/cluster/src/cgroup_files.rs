@@ -1,0 +1,44 @@
+//! The component that adds cgroup files to those of the kernel, and sees to limits of memory: a part of this program
+//! ([`terrarium_cgroupfs`]).
+
+use std::path::PathBuf;
+
+use terrarium_remedies::{CGROUP_ROOT, Journal, Setting};
+
+use crate::component::{CGROUPFS, CommandLine, Component, Readiness, Runs, Spec};
+use crate::launch::own_program;
+use crate::{Error, Layout};
+
+/// The component, if the sandbox needs it.
+pub(crate) fn component(spec: &Spec<'_>) -> Result<Option<Component>, Error> {
+    let Some((controllers, backing)) = spec.settings.iter().find_map(files) else { return Ok(None) };
+    let socket = socket(spec.layout);
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let mut args = [CGROUPFS, "--root", CGROUP_ROOT, "--backing", &text(backing), "--ready-socket", &text(&socket)]
+        .map(str::to_owned)
+        .to_vec();
+    if !spec.settings.contains(&Setting::MemoryGuard) {
+        args.push("--no-memory-guard".to_owned());
+    }
+    args.extend(controllers.iter().cloned());
+    let command = CommandLine { program: own_program()?, args };
+    let runs = Runs::Service { command, env: Vec::new(), ready: Readiness::Greeting(socket) };
+    Ok(Some(Component { name: CGROUPFS, label: "cgroup files", needs: &[], objects: Vec::new(), runs }))
+}
+
+/// Whether the cluster that is here has it.
+pub(crate) fn is_needed(layout: &Layout) -> Result<bool, Error> {
+    Ok(Journal::open(&layout.journal())?
+        .is_some_and(|journal| journal.settings().any(|setting| files(setting).is_some())))
+}
+
+fn socket(layout: &Layout) -> PathBuf {
+    layout.runtime().join("cgroupfs.sock")
+}
+
+fn files(setting: &Setting) -> Option<(&Vec<String>, &PathBuf)> {
+    match setting {
+        Setting::CgroupFiles { controllers, backing } => Some((controllers, backing)),
+        _ => None,
+    }
+}

@@ -1,0 +1,274 @@
+//! The tracer: hears of every stop of every thread, and lets it go on.
+//!
+//! Where stops come differs. Resumed from a filter's stop to the end of the call, a thread stops once on Linux (since 4.8
+//! the filter is asked after the beginning of a call was told) and twice in gVisor, as on older kernels. Nothing but an
+//! experiment tells them apart, which the first call of the program is made to be ([`Then::Answer`]).
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use terrarium_sys::process::kill;
+use terrarium_sys::trace::{self, Change, Event, HAIL, Registers, Resume};
+
+use crate::calls::restore_arguments;
+use crate::error::Error;
+use crate::memory;
+use crate::rules::Rules;
+use crate::stats::Counters;
+use crate::thread::{InCall, Phase, Process, Then, Thread, View};
+use crate::window::{Made, Window};
+
+/// How long those that are left get to end after they were killed.
+const END: Duration = Duration::from_secs(2);
+const ERROR_NO_CALL: u64 = (-libc::ENOSYS as i64).cast_unsigned();
+
+pub(crate) struct Tracer<'a> {
+    pub(crate) rules: &'a Rules,
+    pub(crate) counters: &'a Counters,
+    pub(crate) window: Window,
+    pub(crate) files: Vec<Made>,
+    root: i32,
+    pub(crate) threads: HashMap<i32, Thread>,
+    /// Stopped, until there is a free slot in the window.
+    waiting: VecDeque<i32>,
+    /// Whether a stop where the call begins follows the filter's; unknown until the program has asked.
+    stops_twice: Option<bool>,
+    pub(crate) executed: bool,
+}
+
+impl<'a> Tracer<'a> {
+    pub(crate) fn new(rules: &'a Rules, counters: &'a Counters) -> Result<Self, Error> {
+        let files = rules.files.iter().map(|content| Made::new(content)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            rules,
+            counters,
+            window: Window::new()?,
+            files,
+            root: 0,
+            threads: HashMap::new(),
+            waiting: VecDeque::new(),
+            stops_twice: None,
+            executed: false,
+        })
+    }
+
+    /// Traces this process, which was seized, until it has ended; `ended` is called then. What it left is killed.
+    pub(crate) fn follow(&mut self, root: i32, ended: impl FnOnce()) -> io::Result<Change> {
+        self.root = root;
+        let end = loop {
+            // Without any child the root has ended, unheard: it would have been told.
+            let Some((pid, change)) = trace::wait()? else { return Err(io::ErrorKind::NotFound.into()) };
+            if pid == root && matches!(change, Change::Exited(_) | Change::Killed(_)) {
+                break change;
+            }
+            match self.changed(pid, change) {
+                // It was killed meanwhile, and its end will be told.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        };
+        ended();
+        self.threads.remove(&root);
+        self.end()?;
+        Ok(end)
+    }
+
+    /// Kills whatever is left, and waits for it: whoever starts the program anew must not meet it.
+    fn end(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + END;
+        for pid in self.threads.keys() {
+            let _ = kill(*pid, libc::SIGKILL);
+        }
+        while Instant::now() < deadline {
+            match trace::look()? {
+                None => return Ok(()),
+                Some(None) => sleep(Duration::from_millis(1)),
+                Some(Some((_, Change::Exited(_) | Change::Killed(_)))) => {}
+                // One that was not known yet.
+                Some(Some((pid, _))) => drop(kill(pid, libc::SIGKILL)),
+            }
+        }
+        Ok(())
+    }
+
+    fn changed(&mut self, pid: i32, change: Change) -> io::Result<()> {
+        match change {
+            Change::Exited(_) | Change::Killed(_) => self.forget(pid),
+            Change::AtCall => self.at_call(pid),
+            Change::Signalled(signal) => self.go_on(pid, signal),
+            Change::Event(Event::Filter, _) => self.at_filter(pid),
+            Change::Event(Event::Clone | Event::Fork | Event::Vfork, _) => {
+                self.adopt(pid, matches!(change, Change::Event(Event::Clone, _)))?;
+                self.go_on(pid, 0)
+            }
+            Change::Event(Event::Exec, _) => {
+                self.executed(pid)?;
+                self.go_on(pid, 0)
+            }
+            // The process is stopped by a signal, until another one lets it go on: that is told, too.
+            Change::Event(Event::Stop, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) => {
+                self.thread(pid);
+                trace::resume(pid, Resume::Listening, 0)
+            }
+            Change::Event(Event::Stop | Event::Other, _) => {
+                self.thread(pid);
+                self.go_on(pid, 0)
+            }
+        }
+    }
+
+    /// A thread may be heard of before its maker; then it is taken for a process of its own, which costs it another opening
+    /// of the window at most. It is not held up until its maker is heard of, who may have been killed.
+    pub(crate) fn thread(&mut self, pid: i32) -> &mut Thread {
+        self.threads.entry(pid).or_insert_with(|| Thread::new(Process::new(false)))
+    }
+
+    fn go_on(&mut self, pid: i32, signal: i32) -> io::Result<()> {
+        let how = match self.thread(pid).phase {
+            Phase::Free => Resume::Freely,
+            Phase::InCall(_) => Resume::ToCall,
+        };
+        trace::resume(pid, how, signal)
+    }
+
+    fn adopt(&mut self, maker: i32, may_share: bool) -> io::Result<()> {
+        let Ok(made) = i32::try_from(trace::event_message(maker)?) else { return Ok(()) };
+        let shares = may_share && is_thread(maker, &trace::registers(maker)?);
+        let process = Rc::clone(&self.thread(maker).process);
+        let process = if shares { process } else { Rc::new(Process::clone(&process)) };
+        match self.threads.get_mut(&made) {
+            // What it has opened meanwhile is as good.
+            Some(known) if known.process.view.get() != View::Closed || known.opening.is_some() => {
+                known.process.has_root.set(process.has_root.get());
+            }
+            Some(known) => known.process = process,
+            None => drop(self.threads.insert(made, Thread::new(process))),
+        }
+        Ok(())
+    }
+
+    /// All other threads of the process are gone, and the one that executed the program has the process's ID.
+    fn executed(&mut self, pid: i32) -> io::Result<()> {
+        let former = i32::try_from(trace::event_message(pid)?).unwrap_or(pid);
+        let has_root = self.thread(former).process.has_root.get();
+        self.forget(former)?;
+        self.forget(pid)?;
+        self.threads.insert(pid, Thread::new(Process::new(has_root)));
+        self.executed |= pid == self.root;
+        Ok(())
+    }
+
+    fn forget(&mut self, pid: i32) -> io::Result<()> {
+        self.waiting.retain(|waiting| *waiting != pid);
+        if let Some(Thread { phase: Phase::InCall(call), .. }) = self.threads.remove(&pid)
+            && let Then::Restore(slot) = call.then
+        {
+            self.window.give_back(slot);
+            return self.wake();
+        }
+        Ok(())
+    }
+
+    fn at_call(&mut self, pid: i32) -> io::Result<()> {
+        match std::mem::replace(&mut self.thread(pid).phase, Phase::Free) {
+            Phase::Free => self.go_on(pid, 0),
+            Phase::InCall(mut call) => {
+                let stops_twice = match (&call.then, self.stops_twice) {
+                    (_, Some(known)) => known,
+                    // The call is getpid(2), which cannot fail: this is where it begins.
+                    (_, None) => trace::registers(pid)?.rax == ERROR_NO_CALL,
+                };
+                self.stops_twice = Some(stops_twice);
+                if stops_twice && call.begins {
+                    call.begins = false;
+                    self.thread(pid).phase = Phase::InCall(call);
+                    return self.go_on(pid, 0);
+                }
+                self.at_end(pid, *call)
+            }
+        }
+    }
+
+    fn at_end(&mut self, pid: i32, call: InCall) -> io::Result<()> {
+        let mut registers = trace::registers(pid)?;
+        match call.then {
+            Then::Answer => {
+                restore_arguments(&mut registers, &call.registers);
+                trace::set_registers(pid, &registers)?;
+            }
+            Then::Open => self.opened(pid, &call.registers, registers.rax)?,
+            Then::Restore(slot) => {
+                self.window.give_back(slot);
+                restore_arguments(&mut registers, &call.registers);
+                trace::set_registers(pid, &registers)?;
+                trace::resume(pid, Resume::Freely, 0)?;
+                return self.wake();
+            }
+            Then::Magic(index) if registers.rax == 0 => self.change_magic(pid, index, &call.registers),
+            Then::Names if registers.rax == 0 => self.change_names(pid, &call.registers),
+            Then::Magic(_) | Then::Names => {}
+        }
+        trace::resume(pid, Resume::Freely, 0)
+    }
+
+    fn at_filter(&mut self, pid: i32) -> io::Result<()> {
+        let registers = trace::registers(pid)?;
+        if registers.orig_rax.cast_signed() == HAIL {
+            if self.stops_twice.is_some() {
+                return trace::resume(pid, Resume::Freely, 0);
+            }
+            let mut asked = registers;
+            asked.orig_rax = libc::SYS_getpid.cast_unsigned();
+            return self.to_end(pid, registers, Some(&asked), Then::Answer);
+        }
+        self.stopped(pid, registers)
+    }
+
+    /// Has the thread make its call, or the changed one, and stop at the call's end.
+    pub(crate) fn to_end(
+        &mut self,
+        pid: i32,
+        registers: Registers,
+        changed: Option<&Registers>,
+        then: Then,
+    ) -> io::Result<()> {
+        self.thread(pid).phase = Phase::InCall(Box::new(InCall { registers, then, begins: true }));
+        if let Some(changed) = changed {
+            trace::set_registers(pid, changed)?;
+        }
+        trace::resume(pid, Resume::ToCall, 0)
+    }
+
+    /// Keeps the thread where it is until there is a free slot.
+    pub(crate) fn wait_for_slot(&mut self, pid: i32) {
+        self.waiting.push_back(pid);
+    }
+
+    fn wake(&mut self) -> io::Result<()> {
+        for _ in 0..self.waiting.len() {
+            if !self.window.has_free() {
+                break;
+            }
+            let Some(pid) = self.waiting.pop_front() else { break };
+            match self.at_filter(pid) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the thread has just made another one of its process: where a view of the window is shared.
+fn is_thread(pid: i32, registers: &Registers) -> bool {
+    let flags = match registers.orig_rax.cast_signed() {
+        libc::SYS_clone => registers.rdi,
+        libc::SYS_clone3 => memory::read(pid, registers.rdi).map_or(0, u64::from_ne_bytes),
+        _ => 0,
+    };
+    flags & u64::from(libc::CLONE_THREAD.cast_unsigned()) != 0
+}
