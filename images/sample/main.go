@@ -29,6 +29,8 @@ const usage = `usage: sample [COMMAND]
   ls DIR                   list a directory
   env                      list the environment
   sleep DURATION           wait, e.g. 1.5s or 2m
+  burn DURATION            keep one core busy
+  hold MIB DURATION        have so much memory in use
   exit CODE                end with this exit code
   echo ARGS...             write the arguments to stdout
   resolve QUESTION...      ask the resolver: a:NAME, cname:NAME, ptr:ADDRESS, srv:NAME; over TCP with tcp/ before it
@@ -89,6 +91,10 @@ func run(args []string, out io.Writer) error {
 		return err
 	case "sleep":
 		return withOne(args, sleep)
+	case "burn":
+		return withOne(args, burn)
+	case "hold":
+		return hold(args)
 	case "exit":
 		return withOne(args, exit)
 	case "echo":

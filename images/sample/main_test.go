@@ -57,7 +57,7 @@ func TestTools(t *testing.T) {
 	if err := run([]string{"exit", "7"}, nil); !errors.Is(err, exitCode(7)) {
 		t.Errorf("exit 7: %v", err)
 	}
-	for _, args := range [][]string{{"nonsense"}, {"exit", "256"}, {"get"}, {"cat"}, {"sleep", "1"}, {"serve", "now"},
+	for _, args := range [][]string{{"nonsense"}, {"exit", "256"}, {"get"}, {"cat"}, {"sleep", "1"}, {"serve", "now"}, {"burn", "long"}, {"hold", "1"}, {"hold", "-1", "1s"},
 		{"reach"}, {"reach", "ftp://host"}, {"reach", "--within", "soon", "tcp://host:1"}, {"resolve"}, {"resolve", "mx:x"}} {
 		if err := run(args, nil); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)

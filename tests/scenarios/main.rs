@@ -21,6 +21,7 @@ mod host_ports;
 mod ingress;
 mod kubectl;
 mod matrix;
+mod metrics;
 mod network;
 mod pods;
 mod policies;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         gaps::STORIES,
         shim::STORIES,
         ingress::STORIES,
+        metrics::STORIES,
         certificates::STORIES,
         chaos::STORIES,
     ];

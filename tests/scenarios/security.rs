@@ -26,6 +26,8 @@ const OTHER_NODE: &str = include_str!("../manifests/other-node.yaml");
 const API_PORT: u16 = 6443;
 /// The kubelet's port: the API server and Pods come to it.
 const KUBELET_PORT: u16 = 10250;
+/// metrics-server's port on the node's address: the API server comes to it.
+const METRICS_PORT: u16 = 10251;
 /// Where rules lead connections to Services.
 const RELAY_PORT: u16 = 10260;
 /// What users' Services of type NodePort may have.
@@ -188,6 +190,7 @@ fn only_api_kubelet_and_relay_listen_on_every_address(cluster: &Cluster) {
         let service = |address| matches!(address, IpAddr::V4(address) if SERVICES.contains(&address));
         let expected = address.is_loopback()
             || address.is_unspecified() && [API_PORT, KUBELET_PORT, RELAY_PORT].contains(&port)
+            || address == node && port == METRICS_PORT
             || NODE_PORTS.contains(&port)
             || service(address) && [53, 9153].contains(&port);
         // gVisor lists the sockets of every network namespace: a Pod's are none of the node's.

@@ -1,18 +1,22 @@
-//! What a cluster has beside what every one has, when the user asks for it: `terrarium up --enable`.
+//! What a node can do without: some of it is there unless it is unwanted, `terrarium up --disable`, the rest if it is
+//! asked for, `--enable`.
 //!
 //! An add-on is a component that nothing waits for. The cluster is up without it, and one that does not start is tried
 //! again for as long as the cluster runs.
 
 use std::fmt;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::component::{Component, Spec};
+use serde_json::Value;
+
+use crate::component::{Component, SERVER, Spec};
 use crate::history::History;
 use crate::runner::Shared;
-use crate::{Error, ingress, preflight, process};
+use crate::{Error, Layout, ingress, metrics, objects, preflight, process};
 
 /// How often is looked whether the ports are free.
 const PORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -22,17 +26,29 @@ const PORT_INTERVAL: Duration = Duration::from_secs(2);
 pub enum Addon {
     /// Ingress by Traefik, on ports 80 and 443 of the node.
     Ingress,
+    /// What `kubectl top` and autoscalers ask, by metrics-server.
+    MetricsServer,
 }
 
 impl Addon {
     /// All that there are.
-    pub const ALL: &[Self] = &[Self::Ingress];
+    pub const ALL: &[Self] = &[Self::Ingress, Self::MetricsServer];
 
     /// The word for it, which is also its component's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Ingress => ingress::NAME,
+            Self::MetricsServer => metrics::NAME,
+        }
+    }
+
+    /// Whether every node has it unless it is unwanted.
+    #[must_use]
+    pub fn is_default(self) -> bool {
+        match self {
+            Self::Ingress => false,
+            Self::MetricsServer => true,
         }
     }
 
@@ -45,12 +61,14 @@ impl Addon {
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Ingress => ingress::PROGRAM,
+            Self::MetricsServer => metrics::PROGRAM,
         }
     }
 
     pub(crate) fn component(self, spec: &Spec<'_>) -> Result<Component, Error> {
         match self {
             Self::Ingress => ingress::component(spec),
+            Self::MetricsServer => metrics::component(spec),
         }
     }
 
@@ -58,6 +76,36 @@ impl Addon {
     fn ports(self) -> &'static [u16] {
         match self {
             Self::Ingress => ingress::PORTS,
+            Self::MetricsServer => metrics::PORTS,
+        }
+    }
+
+    /// The API that it serves as part of the cluster's.
+    fn api_service(self, layout: &Layout) -> Result<Option<Value>, Error> {
+        match self {
+            Self::Ingress => Ok(None),
+            Self::MetricsServer => metrics::api_service(layout).map(Some),
+        }
+    }
+
+    /// Has the API that it serves be part of the cluster's while there is a server for it. Of one without, every discovery
+    /// tells, and no namespace comes to its end: so what an earlier start left is taken back, and it is put there when the
+    /// server answers.
+    pub(crate) async fn announce(self, shared: Rc<Shared>) {
+        let (layout, name) = (&shared.layout, self.name());
+        let api = match self.api_service(layout) {
+            Ok(Some(api)) => api,
+            Ok(None) => return,
+            Err(error) => return shared.warn(format!("{name}: {}", crate::error::chain(&error))),
+        };
+        shared.until_ready(SERVER).await;
+        // One that an earlier supervisor started serves.
+        if process::recorded(layout, name).is_none() {
+            objects::withdraw(&shared, &api).await;
+        }
+        if shared.knows(name) {
+            shared.until_ready(name).await;
+            objects::ensure(&shared, &[api]).await;
         }
     }
 
@@ -131,7 +179,10 @@ mod tests {
             assert_eq!(Addon::of(addon.name()), Some(*addon));
         }
         assert_eq!(Addon::of("kubelet"), None);
-        assert_eq!("kubelet".parse::<Addon>(), Err("there is no add-on kubelet; there are: ingress".to_owned()));
+        assert_eq!(
+            "kubelet".parse::<Addon>(),
+            Err("there is no add-on kubelet; there are: ingress, metrics-server".to_owned())
+        );
     }
 
     #[test]

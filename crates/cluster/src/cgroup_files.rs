@@ -28,7 +28,8 @@ pub(crate) fn component(spec: &Spec<'_>) -> Result<Option<Component>, Error> {
 
 /// Whether the cluster that is here has it.
 pub(crate) fn is_needed(layout: &Layout) -> Result<bool, Error> {
-    Ok(Journal::open(&layout.journal())?.is_some_and(|journal| journal.settings().any(|setting| files(setting).is_some())))
+    Ok(Journal::open(&layout.journal())?
+        .is_some_and(|journal| journal.settings().any(|setting| files(setting).is_some())))
 }
 
 fn socket(layout: &Layout) -> PathBuf {

@@ -1,6 +1,6 @@
 //! The components of a cluster, as data: what runs, what it needs first, and how to tell that it is ready.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -84,6 +84,8 @@ pub(crate) enum Readiness {
     Node(String),
     /// A GET of this path on this port of loopback is answered with 200.
     Http { port: u16, path: &'static str },
+    /// The same over TLS, by a server with a certificate of this CA for its address.
+    Https { address: SocketAddrV4, path: &'static str, authority: PathBuf },
 }
 
 /// What differs from cluster to cluster.
@@ -149,10 +151,11 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
     let env: Vec<_> = environment(spec).into_iter().chain([("PATH", search_path)]).collect();
     let unchecked = spec.settings.contains(&Setting::UncheckedCgroupFiles);
     let unchecked = unchecked.then(|| (UNCHECKED_CGROUP_FILES, "1".to_owned()));
-    let needs_of_kubelet: &[_] = match spec.settings.iter().any(|setting| matches!(setting, Setting::CgroupFiles { .. })) {
-        true => &[CGROUPFS, CONTAINERD, IMAGES, SERVER],
-        false => &[CONTAINERD, IMAGES, SERVER],
-    };
+    let needs_of_kubelet: &[_] =
+        match spec.settings.iter().any(|setting| matches!(setting, Setting::CgroupFiles { .. })) {
+            true => &[CGROUPFS, CONTAINERD, IMAGES, SERVER],
+            false => &[CONTAINERD, IMAGES, SERVER],
+        };
     let imports = layout.image_archives()?.into_iter().map(|archive| {
         // Every Pod needs this one. Any other that containerd refuses must not keep the cluster from starting: where one ID
         // is mapped it unpacks none that has files of another user's.
@@ -224,7 +227,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
     if let Some(component) = cgroup_files::component(spec)? {
         components.insert(0, component);
     }
-    for addon in &options.addons {
+    for addon in options.addons() {
         components.push(addon.component(spec)?);
     }
     Ok(components)
@@ -295,6 +298,8 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         "--enable-admission-plugins=NodeRestriction".into(),
         "--allow-privileged=true".into(),
         "--profiling=false".into(),
+        format!("--proxy-client-cert-file={}", certificate(pki::FRONT_PROXY_CLIENT)),
+        format!("--proxy-client-key-file={}", key(pki::FRONT_PROXY_CLIENT)),
         format!("--kubelet-certificate-authority={}", certificate(pki::CA)),
         format!("--kubelet-client-certificate={}", certificate(pki::API_SERVER_KUBELET_CLIENT)),
         format!("--kubelet-client-key={}", key(pki::API_SERVER_KUBELET_CLIENT)),
@@ -303,6 +308,7 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
         format!("--service-account-signing-key-file={}", key(pki::SERVICE_ACCOUNT)),
         format!("--service-cluster-ip-range={}", network.services),
     ];
+    args.extend(front_proxy_args(layout));
     args.extend(spec.settings.iter().filter_map(|setting| match setting {
         Setting::ApiServer { flag, value } => Some(format!("{flag}={value}")),
         _ => None,
@@ -342,6 +348,18 @@ fn server_args(spec: &Spec<'_>) -> Vec<String> {
     ]);
     args.extend(serving);
     args
+}
+
+/// By whose certificate a server knows the API server, and where that says on whose behalf it asks: the same for the servers
+/// of aggregated APIs and for itself, which tells others of it.
+pub(crate) fn front_proxy_args(layout: &Layout) -> [String; 5] {
+    [
+        format!("--requestheader-client-ca-file={}", key_files(layout, pki::FRONT_PROXY_CA).certificate.display()),
+        format!("--requestheader-allowed-names={}", pki::FRONT_PROXY_CLIENT),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+    ]
 }
 
 #[cfg(test)]

@@ -78,9 +78,16 @@ pub(crate) fn write_all(spec: &Spec<'_>, resolvers: &Resolvers, runtime: OciRunt
 /// Writes the kubeconfig of every client.
 pub(crate) fn write_kubeconfigs(layout: &Layout) -> Result<(), Error> {
     let server = format!("https://127.0.0.1:{}", layout.api_port()?);
-    for client in
-        [pki::ADMIN, pki::CONTROLLER_MANAGER, pki::COREDNS, pki::INGRESS, pki::KUBELET, pki::NETD, pki::SCHEDULER]
-    {
+    for client in [
+        pki::ADMIN,
+        pki::CONTROLLER_MANAGER,
+        pki::COREDNS,
+        pki::INGRESS,
+        pki::KUBELET,
+        pki::METRICS,
+        pki::NETD,
+        pki::SCHEDULER,
+    ] {
         kubeconfig::write_for(layout, client, &server)?;
     }
     Ok(())
@@ -181,6 +188,7 @@ mod tests {
             ("components", "ctr"),
             ("components", "host-local"),
             ("components", "kubernetes"),
+            ("components", "metrics-server"),
             ("components", "runc"),
             ("components", "traefik"),
             ("images", "pause.tar"),
@@ -240,7 +248,8 @@ mod tests {
     fn what_runs_with_which_arguments() {
         let (root, layout) = layout();
         let mut text = String::new();
-        let options = Options { addons: Addon::ALL.iter().copied().collect(), ..Options::default() };
+        let addons = Addon::ALL.iter().map(|addon| (*addon, true)).collect();
+        let options = Options { addons, ..Options::default() };
         for component in component::components(&spec(&layout), &options).unwrap() {
             text += &format!("{} ({}), needs {:?}\n", component.name, component.label, component.needs);
             for object in &component.objects {

@@ -1,5 +1,7 @@
 //! Whether a service that was ready still answers: a process may live and do nothing.
 
+use std::fs;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use kube::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use x509_parser::pem::parse_x509_pem;
 
 use crate::component::Readiness;
 
@@ -71,12 +74,13 @@ pub(crate) async fn answers(readiness: &Readiness, client: &Client) -> bool {
                 Err(_) => false,
             },
             Readiness::Greeting(path) => greets(path).await,
-            Readiness::Api => {
-                let request = http::Request::get("/livez").body(Vec::new()).expect("a constant request is valid");
-                client.request_text(request).await.is_ok()
-            }
+            Readiness::Api => serves(client, "/livez").await,
             Readiness::Node(_) => says_ok(KUBELET_HEALTH, "/healthz").await,
             Readiness::Http { port, path } => says_ok(*port, path).await,
+            Readiness::Https { address, path, authority } => match anonymous(*address, authority) {
+                Some(client) => serves(&client, path).await,
+                None => false,
+            },
         }
     };
     timeout(LIMIT, answer).await.unwrap_or(false)
@@ -89,6 +93,23 @@ async fn speaks_http2(mut stream: UnixStream) -> bool {
     const SETTINGS: u8 = 4;
     let mut frame = [0; 9];
     stream.write_all(PREFACE).await.is_ok() && stream.read_exact(&mut frame).await.is_ok() && frame[3] == SETTINGS
+}
+
+/// Whether the client's server answers for this path with success.
+async fn serves(client: &Client, path: &str) -> bool {
+    let request = http::Request::get(path).body(Vec::new()).expect("a constant request is valid");
+    client.request_text(request).await.is_ok()
+}
+
+/// A client without credentials, of a server with a certificate of the CA for its address; `None` while there is no CA. No
+/// proxy of the environment leads to it.
+fn anonymous(address: SocketAddrV4, authority: &Path) -> Option<Client> {
+    let pem = fs::read(authority).ok()?;
+    let (_, pem) = parse_x509_pem(&pem).ok()?;
+    let server = format!("https://{address}").parse().expect("an address and a port are an authority");
+    let mut config = kube::Config::new(server);
+    config.root_cert = Some(vec![pem.contents]);
+    Client::try_from(config).ok()
 }
 
 /// Whether a server on a unix socket says anything.

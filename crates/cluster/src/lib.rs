@@ -31,6 +31,7 @@ mod layout;
 mod lifecycle;
 mod logs;
 mod marker;
+mod metrics;
 mod network;
 mod network_check;
 mod node;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -49,19 +49,25 @@ pub(crate) fn binding(name: &str, role: &str, user: &str) -> Value {
 /// put something else in its place.
 pub(crate) async fn ensure(shared: &Shared, objects: &[Value]) {
     for object in objects {
-        let start = Instant::now();
-        loop {
-            let error = match apply(&shared.client(), object).await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            if is_final(&error) || start.elapsed() >= LIMIT {
-                let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
-                shared.warn(format!("{kind} {name} of the cluster's own is not as it should be: {error}"));
-                break;
-            }
-            sleep(INTERVAL).await;
+        insist(shared, object, async || apply(&shared.client(), object).await).await;
+    }
+}
+
+/// Makes sure that the object is not there, unless somebody else put it there.
+pub(crate) async fn withdraw(shared: &Shared, object: &Value) {
+    insist(shared, object, async || delete(&shared.client(), object).await).await;
+}
+
+/// Tries until it succeeds, is refused for good, or the time is up.
+async fn insist(shared: &Shared, object: &Value, attempt: impl AsyncFn() -> Result<(), kube::Error>) {
+    let start = Instant::now();
+    while let Err(error) = attempt().await {
+        if is_final(&error) || start.elapsed() >= LIMIT {
+            let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
+            shared.warn(format!("{kind} {name} of the cluster's own is not as it should be: {error}"));
+            break;
         }
+        sleep(INTERVAL).await;
     }
 }
 
@@ -76,6 +82,24 @@ fn is_final(error: &kube::Error) -> bool {
 }
 
 async fn apply(client: &Client, object: &Value) -> Result<(), kube::Error> {
+    let (api, name) = place(client, object);
+    api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+}
+
+async fn delete(client: &Client, object: &Value) -> Result<(), kube::Error> {
+    let (api, name) = place(client, object);
+    let Some(found) = api.get_metadata_opt(&name).await? else { return Ok(()) };
+    if !found.managed_fields().iter().any(|fields| fields.manager.as_deref() == Some(MANAGER)) {
+        return Ok(());
+    }
+    match api.delete(&name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND.as_u16() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Where an object is in the API, and its name there.
+fn place(client: &Client, object: &Value) -> (Api<DynamicObject>, String) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let types = TypeMeta { api_version: text(&object["apiVersion"]), kind: text(&object["kind"]) };
     let kind = GroupVersionKind::try_from(&types).expect("an object of ours names its version and kind");
@@ -84,8 +108,7 @@ async fn apply(client: &Client, object: &Value) -> Result<(), kube::Error> {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let name = text(&object["metadata"]["name"]);
-    api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+    (api, text(&object["metadata"]["name"]))
 }
 
 #[cfg(test)]

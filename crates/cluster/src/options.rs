@@ -1,6 +1,6 @@
 //! What the user decided for a start: given to the supervisor as arguments, and kept by it for whoever comes after it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
@@ -18,8 +18,8 @@ pub struct Options {
     pub remedies: Choices,
     /// No node: the API, its controllers and its store, which need no remedy.
     pub control_plane_only: bool,
-    /// What the cluster has beside what every one has.
-    pub addons: BTreeSet<Addon>,
+    /// Whether there is to be an add-on, of those of which something was said.
+    pub addons: BTreeMap<Addon, bool>,
     /// What starts containers; the one that was, or terrarium's own, where nothing is said.
     pub oci_runtime: Option<OciRuntime>,
 }
@@ -28,9 +28,11 @@ pub struct Options {
 struct Kept {
     remedies: Vec<String>,
     control_plane_only: bool,
-    /// Missing where an earlier version kept them.
+    /// Missing where an earlier version kept them, as are those below.
     #[serde(default)]
     addons: Vec<String>,
+    #[serde(default)]
+    unwanted_addons: Vec<String>,
     #[serde(default)]
     oci_runtime: Option<String>,
 }
@@ -42,16 +44,27 @@ impl Options {
         if self.control_plane_only {
             arguments.push("--control-plane-only".to_owned());
         }
-        arguments.extend(self.addons.iter().map(|addon| format!("--enable={addon}")));
+        arguments.extend(self.addons.iter().map(|(addon, is_wanted)| {
+            let flag = if *is_wanted { "--enable" } else { "--disable" };
+            format!("{flag}={addon}")
+        }));
         arguments.extend(self.oci_runtime.map(|runtime| format!("--oci-runtime={runtime}")));
         arguments
     }
 
     pub(crate) fn keep(&self, layout: &Layout) -> Result<(), Error> {
         let remedies = self.remedies.decisions().map(|decision| decision.to_string()).collect();
-        let addons = self.addons.iter().map(ToString::to_string).collect();
-        let oci_runtime = self.oci_runtime.map(|runtime| runtime.to_string());
-        let kept = Kept { remedies, control_plane_only: self.control_plane_only, addons, oci_runtime };
+        let named = |wanted: bool| {
+            let named = self.addons.iter().filter(|(_, is_wanted)| **is_wanted == wanted);
+            named.map(|(addon, _)| addon.to_string()).collect()
+        };
+        let kept = Kept {
+            remedies,
+            control_plane_only: self.control_plane_only,
+            addons: named(true),
+            unwanted_addons: named(false),
+            oci_runtime: self.oci_runtime.map(|runtime| runtime.to_string()),
+        };
         write(&layout.options(), &serde_json::to_vec(&kept).expect("strings and booleans become JSON"))
     }
 
@@ -66,7 +79,9 @@ impl Options {
         let kept: Kept = serde_json::from_slice(&content).map_err(|error| invalid(error.to_string()))?;
         let decisions: Result<Vec<Decision>, String> = kept.remedies.iter().map(|decision| decision.parse()).collect();
         let remedies = decisions.map_err(invalid)?.into_iter().collect();
-        let addons: Result<_, String> = kept.addons.iter().map(|addon| addon.parse()).collect();
+        let wanted = kept.addons.iter().map(|addon| (addon, true));
+        let all = wanted.chain(kept.unwanted_addons.iter().map(|addon| (addon, false)));
+        let addons: Result<_, String> = all.map(|(addon, is_wanted)| Ok((addon.parse()?, is_wanted))).collect();
         let addons = addons.map_err(invalid)?;
         let oci_runtime = kept.oci_runtime.map(|name| name.parse()).transpose().map_err(invalid)?;
         Ok(Some(Self { remedies, control_plane_only: kept.control_plane_only, addons, oci_runtime }))
@@ -82,7 +97,7 @@ impl Options {
         if has_decided && self.remedies != kept.remedies {
             return Err(Error::RestartNeeded { what: "how a gap is closed" });
         }
-        if !self.addons.is_empty() && self.addons != kept.addons {
+        if self.addons.iter().any(|(addon, is_wanted)| kept.wants(*addon) != *is_wanted) {
             return Err(Error::RestartNeeded { what: "which add-ons there are" });
         }
         if self.oci_runtime.is_some_and(|runtime| runtime != kept.oci_runtime.unwrap_or_default()) {
@@ -91,10 +106,19 @@ impl Options {
         Ok(())
     }
 
+    /// The add-ons of the cluster: those that are wanted, and of the others those that every node has.
+    pub(crate) fn addons(&self) -> impl Iterator<Item = Addon> {
+        Addon::ALL.iter().copied().filter(|addon| !self.control_plane_only && self.wants(*addon))
+    }
+
+    fn wants(&self, addon: Addon) -> bool {
+        self.addons.get(&addon).copied().unwrap_or_else(|| addon.is_default())
+    }
+
     /// The components that go on for as long as the cluster runs.
     pub(crate) fn services(&self) -> Vec<Name> {
         let services = if self.control_plane_only { &[component::SERVER] } else { component::SERVICES };
-        services.iter().copied().chain(self.addons.iter().map(|addon| addon.name())).collect()
+        services.iter().copied().chain(self.addons().map(Addon::name)).collect()
     }
 }
 
@@ -107,7 +131,7 @@ mod tests {
         let (_root, layout) = Layout::temporary();
         assert_eq!(Options::kept(&layout).unwrap(), None);
         let remedies = ["kmsg=none", "privileges=namespace"].map(|decision| decision.parse::<Decision>().unwrap());
-        let addons = BTreeSet::from([Addon::Ingress]);
+        let addons = BTreeMap::from([(Addon::Ingress, true), (Addon::MetricsServer, false)]);
         let oci_runtime = Some(OciRuntime::Terrarium);
         let options =
             Options { remedies: remedies.into_iter().collect(), control_plane_only: true, addons, oci_runtime };
@@ -115,7 +139,7 @@ mod tests {
         assert_eq!(Options::kept(&layout).unwrap().as_ref(), Some(&options));
         options.refuse_changes(&layout).unwrap();
         Options { remedies: Choices::default(), ..options.clone() }.refuse_changes(&layout).unwrap();
-        Options { addons: BTreeSet::new(), ..options.clone() }.refuse_changes(&layout).unwrap();
+        Options { addons: BTreeMap::new(), ..options.clone() }.refuse_changes(&layout).unwrap();
         assert!(Options { control_plane_only: false, ..options.clone() }.refuse_changes(&layout).is_err());
         Options { oci_runtime: None, ..options.clone() }.refuse_changes(&layout).unwrap();
         assert!(Options { oci_runtime: Some(OciRuntime::Runc), ..options.clone() }.refuse_changes(&layout).is_err());
@@ -126,20 +150,39 @@ mod tests {
                 "--remedy=kmsg=none",
                 "--control-plane-only",
                 "--enable=ingress",
+                "--disable=metrics-server",
                 "--oci-runtime=terrarium"
             ]
         );
-        assert_eq!(options.services(), [component::SERVER, "ingress"]);
         fs::write(layout.options(), "{\"remedies\":[\"kmsg=bogus\"],\"control_plane_only\":false}").unwrap();
         let error = crate::chain(&Options::kept(&layout).unwrap_err());
         assert!(error.contains("bogus"), "{error}");
         fs::write(layout.options(), "{\"remedies\":[],\"control_plane_only\":false}").unwrap();
         assert_eq!(Options::kept(&layout).unwrap(), Some(Options::default()), "an earlier version knew no add-ons");
-        let refused = options_with_ingress().refuse_changes(&layout).unwrap_err();
-        assert!(refused.to_string().contains("add-ons"), "{refused}");
     }
 
-    fn options_with_ingress() -> Options {
-        Options { addons: BTreeSet::from([Addon::Ingress]), ..Options::default() }
+    fn with(addons: &[(Addon, bool)]) -> Options {
+        Options { addons: addons.iter().copied().collect(), ..Options::default() }
+    }
+
+    #[test]
+    fn an_add_on_is_there_if_it_is_wanted_or_every_node_has_it() {
+        let has = |options: &Options| options.services().split_off(component::SERVICES.len());
+        assert_eq!(has(&Options::default()), ["metrics-server"]);
+        assert_eq!(has(&with(&[(Addon::Ingress, true)])), ["ingress", "metrics-server"]);
+        assert!(has(&with(&[(Addon::Ingress, false), (Addon::MetricsServer, false)])).is_empty());
+        let without_node = Options { control_plane_only: true, ..with(&[(Addon::MetricsServer, true)]) };
+        assert_eq!(without_node.services(), [component::SERVER]);
+    }
+
+    #[test]
+    fn only_another_word_about_an_add_on_is_a_change() {
+        let (_root, layout) = Layout::temporary();
+        with(&[(Addon::Ingress, true)]).keep(&layout).unwrap();
+        let is_refused = |addon, is_wanted| with(&[(addon, is_wanted)]).refuse_changes(&layout).is_err();
+        assert!(!is_refused(Addon::Ingress, true) && !is_refused(Addon::MetricsServer, true));
+        assert!(is_refused(Addon::Ingress, false) && is_refused(Addon::MetricsServer, false));
+        let refused = with(&[(Addon::MetricsServer, false)]).refuse_changes(&layout).unwrap_err();
+        assert!(refused.to_string().contains("add-ons"), "{refused}");
     }
 }

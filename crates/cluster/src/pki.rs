@@ -1,5 +1,8 @@
-//! The cluster's certificates: a CA that lasts with the data directory, and leaves that are issued anew at every start,
+//! The cluster's certificates: CAs that last with the data directory, and leaves that are issued anew at every start,
 //! so that each names the addresses of today, and while the cluster runs before they end (`renewal`).
+//!
+//! The front proxy's CA is apart from the other, since whoever has a certificate of it may say on whose behalf it asks: by
+//! it the servers of aggregated APIs know the API server.
 //!
 //! Names and groups follow Kubernetes' "PKI certificates and requirements".
 
@@ -18,7 +21,7 @@ use x509_parser::pem::parse_x509_pem;
 use x509_parser::time::ASN1Time;
 
 use crate::layout::{write, write_durably};
-use crate::{Error, Layout, dns, ingress};
+use crate::{Error, Layout, dns, ingress, metrics};
 
 /// How long the CA lasts: ten years, as kubeadm's does.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -86,31 +89,26 @@ pub(crate) const API_SERVER_KUBELET_CLIENT: &str = "kube-apiserver-kubelet-clien
 pub(crate) const CA: &str = "ca";
 pub(crate) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 pub(crate) const COREDNS: &str = "coredns";
+pub(crate) const FRONT_PROXY_CA: &str = "front-proxy-ca";
+pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 pub(crate) const INGRESS: &str = "ingress";
 pub(crate) const KUBELET: &str = "kubelet";
 pub(crate) const KUBELET_SERVING: &str = "kubelet-serving";
 pub(crate) const LOOPBACK_SERVING: &str = "loopback-serving";
+pub(crate) const METRICS: &str = "metrics-server";
+pub(crate) const METRICS_SERVING: &str = "metrics-server-serving";
 pub(crate) const NETD: &str = "terrarium-netd";
 pub(crate) const SCHEDULER: &str = "kube-scheduler";
 pub(crate) const SERVICE_ACCOUNT: &str = "service-account";
 pub(crate) const SERVICE_ACCOUNT_PUBLIC: &str = "service-account.pub";
 
-/// Makes the CA and the service-account key if they are not there yet, and issues every leaf anew for so long.
+/// Makes the CAs and the service-account key if they are not there yet, and issues every leaf anew for so long.
 pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(), Error> {
     let Names { node, address, api_service } = of;
-    let certificate = key_files(layout, CA).certificate;
-    // One without its key, by a crash between the two, is nobody's.
-    let is_new = !certificate.exists() || !key_files(layout, CA).key.exists();
-    let ca_key = durable_key(layout, CA)?;
-    let ca = ca_params();
-    if is_new {
-        let signed = ca.self_signed(&ca_key).map_err(Error::Certificate)?;
-        write_durably(&certificate, signed.pem().as_bytes())?;
-    }
+    let issuer = authority(layout, CA, ca_params("terrarium-ca"))?;
+    let front_proxy = authority(layout, FRONT_PROXY_CA, ca_params("terrarium-front-proxy-ca"))?;
     let public = durable_key(layout, SERVICE_ACCOUNT)?.public_key_pem();
     write(&layout.pki(SERVICE_ACCOUNT_PUBLIC), public.as_bytes())?;
-    check_ca(&certificate, &ca_key)?;
-    let issuer = Issuer::new(ca, ca_key);
 
     let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut api = strings(&[
@@ -125,6 +123,7 @@ pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(
     api.extend([address.to_string(), api_service.to_string()]);
     let node_names = [node.clone(), address.to_string()];
     let loopback = strings(&["localhost", "127.0.0.1"]);
+    let metrics = [metrics::SERVICE_NAME.to_owned(), address.to_string()];
     let node_user = format!("system:node:{node}");
 
     let leaf = |file, common_name, organization, names| Leaf { file, common_name, organization, names };
@@ -140,15 +139,33 @@ pub(crate) fn issue(layout: &Layout, of: &Names, lifetime: Duration) -> Result<(
         leaf(KUBELET, &node_user, Some("system:nodes"), &[]),
         leaf(KUBELET_SERVING, &node_user, Some("system:nodes"), &node_names),
         leaf(LOOPBACK_SERVING, "localhost", None, &loopback),
+        // For nothing until the add-on gives its user rights.
+        leaf(METRICS, metrics::USER, None, &[]),
+        leaf(METRICS_SERVING, metrics::SERVICE_NAME, None, &metrics),
         leaf(NETD, NETD, None, &[]),
         leaf(SCHEDULER, "system:kube-scheduler", None, &[]),
     ] {
         issue_leaf(layout, &issuer, &leaf, lifetime)?;
     }
+    issue_leaf(layout, &front_proxy, &leaf(FRONT_PROXY_CLIENT, FRONT_PROXY_CLIENT, None, &[]), lifetime)?;
     // Last: what says that they are new is there when they are.
     let not_after = (OffsetDateTime::now_utc() + lifetime).unix_timestamp();
     let issued = Issued { names: of.clone(), not_after, lifetime: lifetime.as_secs() };
     write(&Issued::path(layout), &serde_json::to_vec(&issued).expect("names and numbers become JSON"))
+}
+
+/// The CA of that name, made if it is not there yet.
+fn authority(layout: &Layout, name: &str, params: CertificateParams) -> Result<Issuer<'static, KeyPair>, Error> {
+    let KeyFiles { certificate, key } = key_files(layout, name);
+    // One without its key, by a crash between the two, is nobody's.
+    let is_new = !certificate.exists() || !key.exists();
+    let key = durable_key(layout, name)?;
+    if is_new {
+        let signed = params.self_signed(&key).map_err(Error::Certificate)?;
+        write_durably(&certificate, signed.pem().as_bytes())?;
+    }
+    check_ca(&certificate, &key)?;
+    Ok(Issuer::new(params, key))
 }
 
 /// Makes sure that clients would take a certificate of this CA.
@@ -206,8 +223,8 @@ fn durable_key(layout: &Layout, name: &str) -> Result<KeyPair, Error> {
     Ok(key)
 }
 
-fn ca_params() -> CertificateParams {
-    let mut params = params("terrarium-ca", CA_LIFETIME);
+fn ca_params(common_name: &str) -> CertificateParams {
+    let mut params = params(common_name, CA_LIFETIME);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params
@@ -282,10 +299,13 @@ mod tests {
         API_SERVER_KUBELET_CLIENT,
         CONTROLLER_MANAGER,
         COREDNS,
+        FRONT_PROXY_CLIENT,
         INGRESS,
         KUBELET,
         KUBELET_SERVING,
         LOOPBACK_SERVING,
+        METRICS,
+        METRICS_SERVING,
         NETD,
         SCHEDULER,
     ];
@@ -293,12 +313,15 @@ mod tests {
     #[test]
     fn each_certificate_is_of_the_ca_for_one_use_and_its_names() {
         let (_root, layout) = issued();
-        let (ca, now) = (pem(&layout, CA), ASN1Time::now());
-        let ca = ca.parse_x509().unwrap();
-        assert!(ca.is_ca() && ca.validity().is_valid_at(now));
-        ca.verify_signature(None).unwrap();
+        let (cas, now) = ([CA, FRONT_PROXY_CA].map(|name| pem(&layout, name)), ASN1Time::now());
+        let [ca, front_proxy] = cas.each_ref().map(|ca| ca.parse_x509().unwrap());
+        for ca in [&ca, &front_proxy] {
+            assert!(ca.is_ca() && ca.validity().is_valid_at(now));
+            ca.verify_signature(None).unwrap();
+        }
         let mut text = String::new();
         for name in LEAVES {
+            let ca = if *name == FRONT_PROXY_CLIENT { &front_proxy } else { &ca };
             let leaf = pem(&layout, name);
             let leaf = leaf.parse_x509().unwrap();
             leaf.verify_signature(Some(ca.public_key())).unwrap();
@@ -331,7 +354,8 @@ mod tests {
             .filter(|(name, content)| after[*name] == **content && *name != "issued.json")
             .map(|(name, _)| name)
             .collect();
-        assert_eq!(kept, ["ca.crt", "ca.key", "service-account.key", "service-account.pub"]);
+        let roots = ["ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key"];
+        assert_eq!(kept, roots.into_iter().chain(["service-account.key", "service-account.pub"]).collect::<Vec<_>>());
         assert_eq!(after.len(), before.len());
         // A new leaf is of the CA certificate that clients have had since the first start.
         let (ca, leaf) = (pem(&layout, CA), pem(&layout, API_SERVER));
@@ -352,7 +376,7 @@ mod tests {
 
     /// Puts a CA of the same key in place that is valid from and until so many days from now.
     fn put_ca(layout: &Layout, days: [i64; 2]) {
-        let mut params = ca_params();
+        let mut params = ca_params("terrarium-ca");
         [params.not_before, params.not_after] =
             days.map(|days| OffsetDateTime::now_utc() + ::time::Duration::days(days));
         let signed = params.self_signed(&durable_key(layout, CA).unwrap()).unwrap();

@@ -11,7 +11,7 @@ use nix::sys::statvfs::statvfs;
 use procfs::net::TcpState;
 use procfs::process::{FDTarget, all_processes};
 
-use crate::{Error, Layout, Options, dns, store};
+use crate::{Addon, Error, Layout, Options, dns, store};
 
 /// What the store, the logs and the certificates of a start take, with room to go on for a while.
 const NEEDED_MIB: u64 = 64;
@@ -33,7 +33,7 @@ pub(crate) fn check(layout: &Layout, options: &Options) -> Result<(), Error> {
     } else {
         (NODE_PROGRAMS, options.oci_runtime.unwrap_or_default().programs())
     };
-    let of_addons = options.addons.iter().map(|addon| addon.program());
+    let of_addons = options.addons().map(Addon::program);
     for name in std::iter::once(SERVER_PROGRAM).chain(of_node.iter().chain(of_runtime).copied()).chain(of_addons) {
         let path = layout.component(name)?;
         fault_of_program(&path)

@@ -33,7 +33,9 @@ pub(crate) async fn is_ready(readiness: &Readiness, client: &Client, since: Syst
             Ok(Some(node)) => is_node_ready(&node, since),
             _ => false,
         },
-        Readiness::Greeting(_) | Readiness::Http { .. } => health::answers(readiness, client).await,
+        Readiness::Greeting(_) | Readiness::Http { .. } | Readiness::Https { .. } => {
+            health::answers(readiness, client).await
+        }
     }
 }
 

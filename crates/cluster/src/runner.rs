@@ -71,6 +71,9 @@ pub(crate) fn run(
             tokio::task::spawn_local(forwarder::forward(listener));
         }
         let mut waiting = components.iter().filter(|component| Addon::of(component.name).is_none()).count();
+        for addon in Addon::ALL {
+            tokio::task::spawn_local(addon.announce(shared.clone()));
+        }
         for component in components {
             tokio::task::spawn_local(run_component(shared.clone(), component));
         }
@@ -137,8 +140,7 @@ async fn renew(shared: &Shared) {
 /// Waits for what the component needs, makes sure of its objects, then runs it for good.
 async fn run_component(shared: Rc<Shared>, component: Component) {
     for need in component.needs {
-        // The sender lives as long as `shared`.
-        let _ = shared.ready[need].subscribe().wait_for(|ready| *ready).await;
+        shared.until_ready(need).await;
     }
     objects::ensure(&shared, &component.objects).await;
     let (name, label) = (component.name, component.label.to_owned());
@@ -212,6 +214,17 @@ impl Shared {
         if !self.ready[name].send_replace(true) {
             self.report(Event::Ready { step: name.to_owned(), seconds: 0.0 });
         }
+    }
+
+    /// Whether the component is one of this cluster.
+    pub(crate) fn knows(&self, name: Name) -> bool {
+        self.ready.contains_key(name)
+    }
+
+    /// Waits until the component, which is one of this cluster, is ready for the first time.
+    pub(crate) async fn until_ready(&self, name: Name) {
+        // The sender lives as long as `self`.
+        let _ = self.ready[name].subscribe().wait_for(|ready| *ready).await;
     }
 
     /// Waits until someone wants the service started again, and returns why.

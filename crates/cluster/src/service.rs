@@ -160,7 +160,7 @@ fn look_after(
 /// How long a service may take until it is ready; after that it is started again.
 fn start_limit(ready: &Readiness) -> Duration {
     Duration::from_secs(match ready {
-        Readiness::Greeting(_) | Readiness::Http { .. } | Readiness::Socket(_) => 60,
+        Readiness::Greeting(_) | Readiness::Http { .. } | Readiness::Https { .. } | Readiness::Socket(_) => 60,
         Readiness::Api => 180,
         Readiness::Node(_) => 120,
     })

@@ -301,11 +301,9 @@ impl Action {
     /// Whether only the cluster's own namespaces see it: it is gone when they are.
     pub(crate) fn is_in_namespace_only(&self, isolation: Isolation) -> bool {
         match self {
-            Self::DefaultRoute
-            | Self::Mount { .. }
-            | Self::Bind { .. }
-            | Self::Stack { .. }
-            | Self::Configure(_) => true,
+            Self::DefaultRoute | Self::Mount { .. } | Self::Bind { .. } | Self::Stack { .. } | Self::Configure(_) => {
+                true
+            }
             Self::Address { .. } => isolation.has_network(),
             Self::Sysctl { path, .. } => isolation.has_network() && path.starts_with("/proc/sys/net"),
             _ => false,
@@ -326,7 +324,8 @@ fn with_bytes(options: &str, memory: u64) -> String {
 /// MemTotal of proc_meminfo(5), in bytes.
 fn total_memory() -> io::Result<u64> {
     let information = fs::read_to_string("/proc/meminfo")?;
-    let total = information.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let total =
+        information.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     total.map(|kilobytes: u64| kilobytes * 1024).ok_or_else(|| io::Error::other("/proc/meminfo does not tell MemTotal"))
 }
 

@@ -209,7 +209,8 @@ impl Remedy for SysctlOverlay {
             let upper = layers.join(directory);
             let mut parents = BTreeSet::new();
             let mut files = Vec::new();
-            for (path, content) in missing_sysctls(input).filter(|(path, _)| path.starts_with(&format!("{directory}/"))) {
+            for (path, content) in missing_sysctls(input).filter(|(path, _)| path.starts_with(&format!("{directory}/")))
+            {
                 let path = layers.join(path);
                 parents.extend(path.parent().filter(|parent| *parent != upper).map(Path::to_owned));
                 files.push(Action::CreateFile { path, content });

@@ -105,8 +105,11 @@ impl Remedy for CgroupFiles {
             Cgroups::Unmounted { mountable } => mountable,
         };
         let backing = input.site.runtime_dir.join("cgroup");
-        let controllers: Vec<String> =
-            STACKED.iter().filter(|name| there.iter().any(|other| other == *name)).map(|name| (*name).to_owned()).collect();
+        let controllers: Vec<String> = STACKED
+            .iter()
+            .filter(|name| there.iter().any(|other| other == *name))
+            .map(|name| (*name).to_owned())
+            .collect();
         let mut actions = vec![Action::create_dir(&backing)];
         for controller in &controllers {
             let again = backing.join(controller);
@@ -158,7 +161,8 @@ impl Remedy for RewrittenMagic {
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
         with_cgroup_files(input)?;
         // FUSE_SUPER_MAGIC and CGROUP_SUPER_MAGIC of linux/magic.h.
-        intercept(input, "statfs", json!({"from": "0x65735546", "to": "0x27e0eb", "below": [CGROUP_ROOT]})).map(|one| vec![one])
+        intercept(input, "statfs", json!({"from": "0x65735546", "to": "0x27e0eb", "below": [CGROUP_ROOT]}))
+            .map(|one| vec![one])
     }
 }
 

@@ -185,9 +185,8 @@ mod tests {
             }),
             path().prop_map(|path| Action::Cgroup { path }),
             path().prop_map(|target| Action::Stack { target }),
-            (prop::collection::vec(text(), 0..3), path()).prop_map(|(controllers, backing)| Action::Configure(
-                Setting::CgroupFiles { controllers, backing }
-            )),
+            (prop::collection::vec(text(), 0..3), path())
+                .prop_map(|(controllers, backing)| Action::Configure(Setting::CgroupFiles { controllers, backing })),
             (any::<u32>(), 0..=32u8)
                 .prop_map(|(address, prefix)| Action::Address { address: Ipv4Net::new_assert(address.into(), prefix) }),
             (text(), path(), text()).prop_map(|(fstype, target, options)| Action::Mount { fstype, target, options }),

@@ -123,7 +123,11 @@ struct Decisions {
 
     /// Give the cluster what not every one needs. May be given more than once, or as a list with commas
     #[arg(long, value_name = "ADDON", value_enum, value_delimiter = ',', conflicts_with = "control_plane_only")]
-    enable: Vec<Enable>,
+    enable: Vec<Optional>,
+
+    /// Spare the cluster what it has by default and can do without: metrics-server
+    #[arg(long, value_name = "ADDON", value_enum, value_delimiter = ',', conflicts_with = "control_plane_only")]
+    disable: Vec<Optional>,
 
     /// Start containers with this OCI runtime [default: that of the running cluster, else terrarium]
     #[arg(long, value_name = "RUNTIME", value_enum)]
@@ -148,26 +152,33 @@ impl From<Runtime> for OciRuntime {
     }
 }
 
-/// What can be enabled.
+/// What a cluster may have or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Enable {
+enum Optional {
     /// Ingress by Traefik, on ports 80 and 443 of the node
     Ingress,
+    /// What kubectl top and autoscalers ask; there by default
+    MetricsServer,
 }
 
-impl From<Enable> for Addon {
-    fn from(enable: Enable) -> Self {
-        match enable {
-            Enable::Ingress => Self::Ingress,
+impl From<Optional> for Addon {
+    fn from(optional: Optional) -> Self {
+        match optional {
+            Optional::Ingress => Self::Ingress,
+            Optional::MetricsServer => Self::MetricsServer,
         }
     }
 }
 
 impl Decisions {
     fn options(&self) -> Options {
-        let addons = self.enable.iter().copied().map(Addon::from).collect();
+        // Whoever says both wants it less.
+        let enabled = self.enable.iter().map(|optional| (Addon::from(*optional), true));
+        let disabled = self.disable.iter().map(|optional| (Addon::from(*optional), false));
+        let addons = enabled.chain(disabled).collect();
         let oci_runtime = self.oci_runtime.map(OciRuntime::from);
-        let unguarded = self.no_memory_guard.then_some(Decision { gap: GapId::ResourceLimits, choice: Choice::Nothing });
+        let unguarded =
+            self.no_memory_guard.then_some(Decision { gap: GapId::ResourceLimits, choice: Choice::Nothing });
         let remedies = self.remedies.remedies.iter().copied().chain(unguarded).collect();
         Options { remedies, control_plane_only: self.control_plane_only, addons, oci_runtime }
     }

@@ -22,6 +22,9 @@ pub struct Args {
 /// The exit status for a cluster that does not run, as the Linux Standard Base gives it for services.
 const NOT_RUNNING: u8 = 3;
 
+/// How wide the column of names is: as the longest of them, metrics-server, and a space.
+const WIDTH: usize = 15;
+
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let status = look(layout)?;
     match args.output {
@@ -46,19 +49,19 @@ fn describe(component: &ComponentStatus) -> String {
         let times = if component.restarts == 1 { "once".to_owned() } else { format!("{} times", component.restarts) };
         state += &format!("  started again {times}");
     }
-    let mut text = format!("{:<13}{state}\n", component.name);
+    let mut text = format!("{:<WIDTH$}{state}\n", component.name);
     if let Some(why) = &component.unhealthy {
-        text += &format!("{:<13}! {why}\n", "");
+        text += &format!("{:<WIDTH$}! {why}\n", "");
     }
     if let Some(Stats { rules, traps, .. }) = &component.intercept {
         text += &format!("{:<13}{traps} system calls stopped\n", "");
         text.extend(rules.iter().map(|rule| format!("{:<15}{}: {}\n", "", rule.rule, rule.hits)));
     }
     if let Some(end) = &component.last_end {
-        text += &format!("{:<13}! {} {}\n", "", end.why, ago(end.at));
+        text += &format!("{:<WIDTH$}! {} {}\n", "", end.why, ago(end.at));
         // What it wrote is of interest while it does not run.
         let log = if component.pid.is_none() { end.log.as_slice() } else { &[] };
-        text.extend(log.iter().map(|line| format!("{:<15}{line}\n", "")));
+        text.extend(log.iter().map(|line| format!("{:<WIDTH$}  {line}\n", "")));
     }
     text
 }
@@ -70,20 +73,20 @@ fn ago(at: u64) -> String {
 }
 
 fn text(status: &Status) -> String {
-    let mut text = format!("{:<13}{}\n", "data", status.data_dir.display());
+    let mut text = format!("{:<WIDTH$}{}\n", "data", status.data_dir.display());
     for component in &status.components {
         text += &describe(component);
     }
-    text += &format!("{:<13}{}\n", "API", if status.api_ready { "ready" } else { "not ready" });
+    text += &format!("{:<WIDTH$}{}\n", "API", if status.api_ready { "ready" } else { "not ready" });
     for node in &status.nodes {
         let ready = if node.ready { "Ready" } else { "NotReady" };
-        text += &format!("{:<13}{}  {ready}  {}\n", "node", node.name, node.version);
+        text += &format!("{:<WIDTH$}{}  {ready}  {}\n", "node", node.name, node.version);
     }
     let pods: Vec<String> = status.pods.iter().map(|(phase, count)| format!("{count} {phase}")).collect();
-    text += &format!("{:<13}{}\n", "Pods", if pods.is_empty() { "none".to_owned() } else { pods.join(", ") });
-    text += &format!("{:<13}{}\n", "memory", mib(status.resident_bytes));
+    text += &format!("{:<WIDTH$}{}\n", "Pods", if pods.is_empty() { "none".to_owned() } else { pods.join(", ") });
+    text += &format!("{:<WIDTH$}{}\n", "memory", mib(status.resident_bytes));
     if let (Some(api), Some(node)) = (status.startup.api_seconds, status.startup.node_seconds) {
-        text += &format!("{:<13}API {api:.1} s, node {node:.1} s\n", "last start");
+        text += &format!("{:<WIDTH$}API {api:.1} s, node {node:.1} s\n", "last start");
     }
     text
 }
@@ -107,14 +110,20 @@ mod tests {
             intercept: None,
         };
         let text = describe(&component);
-        assert!(text.starts_with("kubelet      ended; it is started again in 8 s  started again 4 times\n"), "{text}");
-        assert!(text.contains("! it ended with exit status: 1 ") && text.ends_with("               last\n"), "{text}");
+        assert!(
+            text.starts_with("kubelet        ended; it is started again in 8 s  started again 4 times\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("! it ended with exit status: 1 ") && text.ends_with("                 last\n"),
+            "{text}"
+        );
 
         component.pid = Some(7);
         component.restarts = 1;
         component.unhealthy = Some("it has not answered for 60 s".to_owned());
         let text = describe(&component);
-        assert!(text.starts_with("kubelet      runs  pid 7  0 MiB  started again once\n"), "{text}");
+        assert!(text.starts_with("kubelet        runs  pid 7  0 MiB  started again once\n"), "{text}");
         assert!(text.contains("! it has not answered for 60 s\n") && !text.contains("last\n"), "{text}");
     }
 }

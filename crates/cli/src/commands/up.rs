@@ -97,7 +97,7 @@ fn text(preview: &Preview) -> String {
     text += "\ncomponents:\n";
     for component in &preview.components {
         for command in &component.commands {
-            text += &format!("  {:<13}{}\n", component.name, command.join(" "));
+            text += &format!("  {:<15}{}\n", component.name, command.join(" "));
         }
     }
     text
