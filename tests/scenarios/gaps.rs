@@ -35,7 +35,7 @@ const ERRORS: &[&str] = &[SYSCTL, CGROUP, FIGURES, KMSG, CGROUP_V1, OLD_KERNEL, 
 
 const SYSCTL: &str = "open /proc/sys/vm/panic_on_oom: no such file or directory";
 const CGROUP: &str = "failed to get mounted cgroup subsystems: failed to find cgroup mounts";
-const FIGURES: &str = "unable to find data in memory cache";
+pub const FIGURES: &str = "unable to find data in memory cache";
 const KMSG: &str = "open /dev/kmsg: no such file or directory";
 const CGROUP_V1: &str = "kubelet is configured to not run on a host using cgroup v1";
 const OLD_KERNEL: &str = "require kernel version greater than or equal to 4.11";
@@ -217,7 +217,7 @@ fn pods_fail_without(cluster: &Cluster, gap: &str, words: &[&str]) {
 }
 
 /// Tries to start a cluster without the gap's remedy: the component's log must have these words. Returns what `up` said.
-fn fails_without(cluster: &Cluster, gap: &str, component: &str, words: &str) -> String {
+pub fn fails_without(cluster: &Cluster, gap: &str, component: &str, words: &str) -> String {
     let data_dir = "/srv/gap";
     let up = cluster.terrarium(&format!("up --wait 40s --remedy {gap}=none --data-dir {data_dir}"));
     assert_ne!(up.code, 0, "{up}");

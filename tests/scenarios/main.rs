@@ -15,6 +15,7 @@ mod down;
 mod durable;
 mod egress;
 mod endings;
+mod experiments;
 mod gaps;
 mod host_network;
 mod host_ports;
@@ -25,10 +26,12 @@ mod metrics;
 mod network;
 mod pods;
 mod policies;
+mod resources;
 mod security;
 mod services;
 mod shells;
 mod shim;
+mod soak;
 mod starts;
 mod support;
 mod volumes;
@@ -78,11 +81,14 @@ fn main() -> ExitCode {
         crashes::STORIES,
         matrix::STORIES,
         gaps::STORIES,
+        experiments::STORIES,
         shim::STORIES,
         ingress::STORIES,
         metrics::STORIES,
+        resources::STORIES,
         certificates::STORIES,
         chaos::STORIES,
+        soak::STORIES,
     ];
     harness::main(themes.concat().concat())
 }

@@ -21,7 +21,7 @@ use crate::{Kind, Namespace, Ran, eventually};
 pub const DATA_DIR: &str = "/var/lib/terrarium";
 
 /// The components that go on when guardian and supervisor are gone.
-pub const SERVICES: [&str; 5] = ["containerd", "kube-server", "coredns", "netd", "kubelet"];
+pub const SERVICES: [&str; 6] = ["cgroupfs", "containerd", "kube-server", "coredns", "netd", "kubelet"];
 
 /// No command of a scenario takes longer, unless it hangs.
 const LIMIT_SECONDS: u32 = 150;

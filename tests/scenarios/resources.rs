@@ -1,0 +1,199 @@
+//! What Pods use and may use: cgroup files with true figures, limits that hold, and eviction.
+
+use std::time::Duration;
+
+use harness::{Cluster, Namespace, eventually};
+use serde_json::Value;
+
+crate::stories! {
+    Shared in PODS:
+        a_container_over_its_limit_of_memory_is_killed;
+    Shared:
+        each_class_of_service_has_a_cgroup
+        what_parts_use_adds_up
+        a_pod_that_writes_too_much_is_evicted;
+    Harmed:
+        killed_cgroup_files_come_back;
+    Own:
+        a_full_disk_evicts_pods_until_there_is_room
+        without_the_guard_no_container_is_killed;
+}
+
+const LIMITS: &str = include_str!("../manifests/limits.yaml");
+const USES: &str = include_str!("../manifests/uses.yaml");
+const WEB: &str = include_str!("../manifests/web.yaml");
+
+/// The kubelet looks at its Pods' disks every ten seconds, and at its own likewise.
+const NOTICED: Duration = Duration::from_secs(90);
+
+fn a_container_over_its_limit_of_memory_is_killed(cluster: &Cluster) {
+    let namespace = cluster.namespace("resources-memory");
+    namespace.apply(LIMITS);
+    eventually(NOTICED, || {
+        let statuses = statuses(&namespace, "greedy");
+        let ended = &container(&statuses, "sample")["state"]["terminated"];
+        if ended["reason"] == "OOMKilled" { Ok(()) } else { Err(format!("it was not killed for memory: {statuses}")) }
+    });
+    let statuses = statuses(&namespace, "greedy");
+    assert_eq!(container(&statuses, "sample")["state"]["terminated"]["exitCode"], 137, "{statuses}");
+    assert!(container(&statuses, "modest")["state"]["running"].is_object(), "who has room lives: {statuses}");
+}
+
+fn without_the_guard_no_container_is_killed(cluster: &Cluster) {
+    cluster.terrarium("up --no-memory-guard").succeeds();
+    let namespace = cluster.namespace("resources-unguarded");
+    namespace.apply(LIMITS);
+    eventually(NOTICED, || {
+        let used = figures(cluster, &namespace, "greedy")?;
+        let sample = container(&used["containers"], "sample")["memory"]["workingSetBytes"].as_u64();
+        if sample.is_some_and(|used| used > 190 << 20) { Ok(()) } else { Err(format!("it holds less: {used}")) }
+    });
+    let statuses = statuses(&namespace, "greedy");
+    assert!(container(&statuses, "sample")["state"]["running"].is_object(), "{statuses}");
+}
+
+fn each_class_of_service_has_a_cgroup(cluster: &Cluster) {
+    let namespace = cluster.namespace("resources-classes");
+    namespace.apply(WEB);
+    namespace.wait("pod/web", "condition=Ready");
+    let uid = namespace.pod("web").json["metadata"]["uid"].as_str().expect("a Pod has an ID").to_owned();
+    for controller in ["cpu", "cpuacct", "memory", "pids"] {
+        let root = format!("/sys/fs/cgroup/{controller}/terrarium/kubepods");
+        let all = cluster.terrarium(&format!("exec -- ls {root} {root}/besteffort")).succeeds().stdout;
+        for name in ["burstable", "besteffort", &format!("pod{uid}")] {
+            assert!(all.lines().any(|line| line == name), "{controller} has no {name}: {all}");
+        }
+    }
+}
+
+/// Containers to Pods, Pods to all Pods, and those to the node.
+fn what_parts_use_adds_up(cluster: &Cluster) {
+    let namespace = cluster.namespace("resources-sums");
+    namespace.apply(USES);
+    namespace.wait("pod/burns", "condition=Ready");
+    namespace.wait("pod/holds", "condition=Ready");
+    eventually(NOTICED, || {
+        let summary = summary(cluster)?;
+        let memory = |of: &Value| of["memory"]["workingSetBytes"].as_u64().unwrap_or_default();
+        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+        let holds = pods.iter().find(|pod| pod["podRef"]["name"] == "holds").map(memory).unwrap_or_default();
+        if holds < 190 << 20 {
+            return Err(format!("the Pod that holds 200 MiB has {holds} bytes"));
+        }
+        for pod in &pods {
+            let parts = pod["containers"].as_array().into_iter().flatten().map(memory).sum::<u64>();
+            // The sandbox's own process is a few hundred KiB.
+            near(&format!("containers of {}", pod["podRef"]), parts, memory(pod))?;
+        }
+        let system = summary["node"]["systemContainers"].as_array().cloned().unwrap_or_default();
+        let all = system.iter().find(|part| part["name"] == "pods").map(memory).unwrap_or_default();
+        near("all Pods", pods.iter().map(memory).sum(), all)?;
+        let node = memory(&summary["node"]);
+        if node > all { Ok(()) } else { Err(format!("the node uses {node} bytes, its Pods {all}")) }
+    });
+    // The kernel's side of the same: classes are parts of the whole.
+    let used = |cgroup: &str| {
+        let file = format!("exec -- cat /sys/fs/cgroup/memory/terrarium/kubepods{cgroup}/memory.usage_in_bytes");
+        cluster.terrarium(&file).succeeds().stdout.trim().parse::<u64>().expect("a number of bytes")
+    };
+    let guaranteed = cluster.terrarium("exec -- sh -c 'ls -d /sys/fs/cgroup/memory/terrarium/kubepods/pod*'").stdout;
+    assert_eq!(guaranteed, "", "no Pod of these is guaranteed its resources");
+    near("classes", used("/burstable") + used("/besteffort"), used("")).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn a_pod_that_writes_too_much_is_evicted(cluster: &Cluster) {
+    let namespace = cluster.namespace("resources-disk");
+    namespace.apply(LIMITS);
+    namespace.wait("pod/writes", "condition=Ready");
+    let uid = namespace.pod("writes").json["metadata"]["uid"].as_str().expect("a Pod has an ID").to_owned();
+    let scratch = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/scratch");
+    cluster.terrarium(&format!("exec -- dd if=/dev/zero of={scratch}/file bs=1M count=40 status=none")).succeeds();
+    eventually(NOTICED, || {
+        let status = namespace.json("get pod writes")["status"].clone();
+        let exceeded = status["message"].as_str().is_some_and(|why| why.contains("ephemeral local storage usage"));
+        if status["reason"] == "Evicted" && exceeded { Ok(()) } else { Err(format!("it was not evicted: {status}")) }
+    });
+}
+
+fn a_full_disk_evicts_pods_until_there_is_room(cluster: &Cluster) {
+    cluster.up();
+    let namespace = cluster.namespace("resources-full");
+    namespace.apply(WEB);
+    namespace.wait("pod/web", "condition=Ready");
+    // Room that is taken and never written to costs no memory.
+    let script = "
+        free=$(df --output=avail -k /var/lib/kubelet | tail -n 1)
+        fallocate -l $((free - 102400))K /var/lib/kubelet/filler";
+    cluster.run(["terrarium", "exec", "--", "bash", "-euc", script]).succeeds();
+    let pressure = |wanted: &str| {
+        let conditions = cluster.json("get nodes")["items"][0]["status"]["conditions"].clone();
+        let is = conditions.as_array().into_iter().flatten().find(|one| one["type"] == "DiskPressure");
+        match is {
+            Some(is) if is["status"] == wanted => Ok(()),
+            _ => Err(format!("pressure of the disk is not {wanted}: {conditions}")),
+        }
+    };
+    eventually(NOTICED, || pressure("True"));
+    eventually(NOTICED, || match namespace.json("get pod web")["status"].clone() {
+        status if status["reason"] == "Evicted" => Ok(()),
+        status => Err(format!("it was not evicted: {status}")),
+    });
+    cluster.terrarium("exec -- rm /var/lib/kubelet/filler").succeeds();
+    // The kubelet lets five minutes pass before it says that a pressure is over; that Pods run again is its own story.
+    namespace.keep();
+    cluster.terrarium("down --purge").succeeds();
+}
+
+fn killed_cgroup_files_come_back(cluster: &Cluster) {
+    cluster.up();
+    let namespace = cluster.namespace("resources-killed");
+    namespace.apply(WEB);
+    namespace.wait("pod/web", "condition=Ready");
+    let (pod, killed) = (namespace.pod("web"), cluster.pid("cgroupfs"));
+    cluster.kill(&["cgroupfs"]);
+    cluster.eventually_replaced("cgroupfs", killed, Duration::from_secs(30));
+    let status = cluster.terrarium("status").succeeds().stdout;
+    assert!(status.contains("cgroupfs") && status.contains("started again"), "it is said: {status}");
+    eventually(NOTICED, || summary(cluster).map(drop));
+    eventually(NOTICED, || figures(cluster, &namespace, "web").map(drop));
+    let now = namespace.pod("web");
+    assert_eq!((now.container, now.restarts), (pod.container, pod.restarts), "the Pod ran on");
+    namespace.kubectl("delete pod web --timeout=60s");
+    namespace.apply(WEB);
+    namespace.wait("pod/web", "condition=Ready");
+}
+
+/// Within five hundredths, or half a MiB for each of the small ones.
+fn near(what: &str, parts: u64, whole: u64) -> Result<(), String> {
+    let allowed = (whole / 20).max(512 << 10);
+    match parts.abs_diff(whole) <= allowed {
+        true => Ok(()),
+        false => Err(format!("{what}: {parts} bytes of {whole}")),
+    }
+}
+
+fn statuses(namespace: &Namespace<'_>, pod: &str) -> Value {
+    namespace.json(&format!("get pod {pod}"))["status"]["containerStatuses"].clone()
+}
+
+/// The element of this name.
+fn container<'a>(list: &'a Value, name: &str) -> &'a Value {
+    list.as_array().into_iter().flatten().find(|one| one["name"] == name).unwrap_or(&Value::Null)
+}
+
+/// What the kubelet says that everything uses.
+fn summary(cluster: &Cluster) -> Result<Value, String> {
+    let node = cluster.json("get nodes")["items"][0]["metadata"]["name"].as_str().map(str::to_owned);
+    let node = node.ok_or("there is no node")?;
+    let said = cluster.try_kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).ok()?.stdout;
+    let summary: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
+    if summary["node"]["memory"]["workingSetBytes"].is_u64() { Ok(summary) } else { Err(format!("no figures: {said}")) }
+}
+
+/// What the kubelet says that a Pod uses.
+fn figures(cluster: &Cluster, namespace: &Namespace<'_>, pod: &str) -> Result<Value, String> {
+    let summary = summary(cluster)?;
+    let is_it = |one: &&Value| one["podRef"]["name"] == pod && one["podRef"]["namespace"] == namespace.name;
+    let found = summary["pods"].as_array().into_iter().flatten().find(is_it);
+    found.cloned().ok_or_else(|| format!("no figures of {pod}: {summary}"))
+}

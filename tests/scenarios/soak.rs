@@ -1,0 +1,45 @@
+//! A cluster that is left to itself.
+
+use std::thread;
+use std::time::Duration;
+
+use harness::Cluster;
+
+use crate::gaps::FIGURES;
+
+crate::stories! {
+    Shared in BUILDS:
+        a_cluster_is_well_for_as_long_as_it_runs;
+}
+
+/// For so long at least, counted from the start of its kubelet: what other scenarios of the stage took counts.
+fn duration() -> Duration {
+    let minutes = std::env::var("SOAK_MINUTES").ok().map(|text| text.parse().expect("SOAK_MINUTES is a number"));
+    Duration::from_secs(minutes.unwrap_or(10) * 60)
+}
+
+fn a_cluster_is_well_for_as_long_as_it_runs(cluster: &Cluster) {
+    let kubelet = cluster.pid("kubelet").expect("the kubelet runs");
+    let age = || {
+        let seconds = cluster.sh(&format!("ps -o etimes= -p {kubelet}")).succeeds().stdout;
+        Duration::from_secs(seconds.trim().parse().expect("ps tells seconds"))
+    };
+    while let Some(rest) = duration().checked_sub(age()).filter(|rest| !rest.is_zero()) {
+        thread::sleep(rest.min(Duration::from_secs(30)));
+        assert_eq!(cluster.status()["running"], true, "{}", cluster.status());
+    }
+    assert_eq!(cluster.pid("kubelet"), Some(kubelet), "it is the same all the time");
+    let node = cluster.json("get nodes")["items"][0].clone();
+    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.iter().find(|one| one["type"] == "Ready").expect("a node has this condition");
+    assert_eq!(ready["status"], "True", "{ready}");
+    let since = ready["lastTransitionTime"].as_str().expect("a condition has a time");
+    let seconds = cluster.sh(&format!("echo $(($(date +%s) - $(date -d {since} +%s)))")).succeeds().stdout;
+    let seconds = Duration::from_secs(seconds.trim().parse().expect("date tells seconds"));
+    assert!(seconds + Duration::from_secs(60) > age(), "it was Ready throughout: {ready}");
+    let logs = cluster.sh(&format!("cat {}/logs/kubelet.log*", cluster.data_dir())).succeeds().stdout;
+    for error in [FIGURES, "not a cgroup file"] {
+        let lines: Vec<&str> = logs.lines().filter(|line| line.contains(error)).collect();
+        assert!(lines.is_empty(), "{lines:#?}");
+    }
+}
