@@ -139,7 +139,7 @@ fn a_cluster_without_metrics_server_has_no_api_for_it(cluster: &Cluster) {
 fn is_served(cluster: &Cluster) -> Result<(), String> {
     let available =
         "get apiservice v1beta1.metrics.k8s.io -o jsonpath={.status.conditions[?(@.type==\"Available\")].status}";
-    let said = cluster.try_kubectl(available).ok()?.stdout;
+    let said = cluster.try_kubectl(available).ok()?;
     if said != "True" {
         return Err(format!("it is not available: {said}"));
     }
@@ -153,7 +153,7 @@ fn within(
     cpu: RangeInclusive<u64>,
     memory: RangeInclusive<u64>,
 ) -> Result<(), String> {
-    let top = namespace.try_kubectl(&format!("top pod {pod} --no-headers")).ok()?.stdout;
+    let top = namespace.try_kubectl(&format!("top pod {pod} --no-headers")).ok()?;
     match figures(&top, [1, 2]) {
         Some([uses, has]) if cpu.contains(&uses) && memory.contains(&has) => Ok(()),
         _ => Err(format!("not {cpu:?} thousandths of a core and {memory:?} MiB: {top}")),
