@@ -64,10 +64,10 @@ fn top_tells_what_pods_use(cluster: &Cluster) {
     namespace.wait("pod/burns", "condition=Ready");
     namespace.wait("pod/holds", "condition=Ready");
     // A whole core, or what others leave of it.
-    let (start, had) = (Instant::now(), seconds_of_burner(cluster));
+    let (start, had) = (Instant::now(), ticks_of_burner(cluster));
     eventually(FIGURES, || {
-        let share = (seconds_of_burner(cluster) - had) / start.elapsed().as_secs_f64();
-        let least = (share.min(1.0) * 900.0) as u64;
+        let share = u128::from(ticks_of_burner(cluster) - had) * 10_000 / start.elapsed().as_millis();
+        let least = u64::try_from(share.min(1000) * 9 / 10).expect("it is below 1000");
         within(&namespace, "burns", least..=1100, 0..=50)
     });
     eventually(FIGURES, || within(&namespace, "holds", 0..=100, 190..=240));
@@ -153,11 +153,11 @@ fn is_served(cluster: &Cluster) -> Result<(), String> {
     cluster.try_kubectl(&format!("get --raw {API}/nodes")).ok().map(drop)
 }
 
-/// The time on a core that the process which burns one had, in seconds (proc(5): fields 14 and 15, in hundredths).
-fn seconds_of_burner(cluster: &Cluster) -> f64 {
+/// The time on a core that the process which burns one had, in hundredths of a second (proc(5), stat: fields 14 and 15).
+fn ticks_of_burner(cluster: &Cluster) -> u64 {
     let stat = "cut -d ' ' -f 14,15 /proc/$(pgrep -f '^/sample burn')/stat";
     let ticks = cluster.sh(stat).succeeds().stdout;
-    ticks.split_whitespace().filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    ticks.split_whitespace().filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 /// Whether the Pod uses so many thousandths of a core, and so many MiB.
