@@ -349,7 +349,9 @@ impl Plan {
             }
         }
         let why = match refusals.as_slice() {
-            [(_, first), others @ ..] if !others.is_empty() && others.iter().all(|(_, why)| why == first) => first.clone(),
+            [(_, first), others @ ..] if !others.is_empty() && others.iter().all(|(_, why)| why == first) => {
+                first.clone()
+            }
             refusals => refusals.iter().map(|(rung, why)| format!("{rung}: {why}")).collect::<Vec<_>>().join("; "),
         };
         self.leave_open(gap, why, false);
