@@ -4,8 +4,7 @@
 //! below than its limit allows, the cgroup with the largest part is ended as a whole, as with `memory.oom.group`. That is
 //! counted first, so that who sees the end of a process also sees why.
 //!
-//! Two things keep it from ending what the kernel would not: pages of files do not count, for the kernel would take those
-//! back; and no cgroup can hold more than the whole sandbox does.
+//! Pages of mapped files are not held against a cgroup, since the kernel would take those back first.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -21,9 +20,10 @@ use tracing::{debug, warn};
 use crate::backing::{children, is_gone, members};
 use crate::bell::Bell;
 use crate::kept::Kept;
-use crate::memory::{NO_LIMIT, Sandbox, limit};
+use crate::memory::{NO_LIMIT, limit};
 use crate::pace::Pace;
-use crate::usage::Sampler;
+use crate::process::Pages;
+use crate::usage::{Sampler, survey};
 
 /// How long new limits may go unseen that somebody sets behind the mount. Those set through it are seen at once.
 const RESCAN: Duration = Duration::from_secs(5);
@@ -51,7 +51,13 @@ struct Watched {
 impl Guard {
     /// For a memory hierarchy.
     pub fn new(root: &Path, kept: Arc<Kept>) -> Self {
-        Self { root: root.to_owned(), kept, sampler: Sampler::new(), watched: BTreeMap::new(), ended: HashSet::new() }
+        Self {
+            root: root.to_owned(),
+            kept,
+            sampler: Sampler::new(root),
+            watched: BTreeMap::new(),
+            ended: HashSet::new(),
+        }
     }
 
     /// Watches for good, in a thread of its own.
@@ -115,25 +121,24 @@ impl Guard {
     }
 
     fn look(&mut self, cgroup: &Path, limit: u64) -> io::Result<Seen> {
-        let parts = self.sampler.parts(cgroup, |pid, sampler| sampler.resident(pid))?;
-        let usage: u64 = parts.iter().map(|(_, held)| held).sum();
+        let usage = self.sampler.total(cgroup)?;
         self.kept.saw(cgroup, usage);
         if usage <= limit {
             return Ok(Seen::Held(usage));
         }
-        // It may be for files, or since a page is counted more than once: look closer.
-        let mut parts = self.sampler.parts(cgroup, |pid, sampler| sampler.private(pid))?;
-        let private: u64 = parts.iter().map(|(_, held)| held).sum();
-        if private.min(Sandbox::look()?.usage) <= limit {
-            return Ok(Seen::Held(private));
+        // It may be for mapped files: look closer.
+        let kept = unreclaimable(cgroup, usage)?;
+        if kept <= limit {
+            return Ok(Seen::Held(kept));
         }
+        let mut parts = self.sampler.parts(cgroup)?;
         parts.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
-        for (victim, held) in parts {
-            if held > 0 && self.end(&victim, cgroup, limit, private)? {
+        for (victim, _) in parts {
+            if self.end(&victim, cgroup, limit, usage)? {
                 return Ok(Seen::Ended);
             }
         }
-        Ok(Seen::Held(private))
+        Ok(Seen::Held(kept))
     }
 
     /// Ends all members of a cgroup, which are asked for now, so that no number stands for another process. Says whether
@@ -167,6 +172,19 @@ impl Guard {
     fn name(&self, cgroup: &Path) -> String {
         format!("/{}", cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display())
     }
+}
+
+/// What of a cgroup's usage the kernel could not take back: all but mapped files, or its processes' own pages if that is
+/// more, since files may be charged elsewhere.
+fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
+    let (mut private, mut files) = (0_u64, 0_u64);
+    for (below, _) in survey(cgroup, |_| 0)? {
+        for pages in members(&below).unwrap_or_default().into_iter().map(Pages::of) {
+            private = private.saturating_add(pages.private);
+            files = files.saturating_add(pages.files);
+        }
+    }
+    Ok(usage.saturating_sub(files).max(private).min(usage))
 }
 
 /// What came of a look at a cgroup.

@@ -1,0 +1,37 @@
+//! Ends the waiting of those whom a dead server did not answer.
+//!
+//! Most builds of gVisor end it themselves when a server's last file is closed. 2024-07 does not: whoever waits for an
+//! answer then waits for good, with all who want the same file, until a signal interrupts it. So each process that sees
+//! the same mounts is stopped and let go on at once, which no program notices but a parent that asks for it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Interrupts what others in this mount namespace wait for. Those that are stopped already stay so.
+pub(crate) fn waiting() {
+    let Ok(here) = fs::read_link("/proc/self/ns/mnt") else { return };
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    for pid in names.filter_map(|name| name.to_str()?.parse::<i32>().ok()) {
+        if pid == 1 || pid == own || namespace(pid).as_ref() != Some(&here) || is_stopped(pid) {
+            continue;
+        }
+        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
+fn namespace(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_none_or(|state| state.trim_start().starts_with(['T', 't', 'Z']))
+}
