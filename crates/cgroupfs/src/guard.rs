@@ -27,6 +27,8 @@ use crate::usage::{Sampler, survey};
 
 /// How long new limits may go unseen that somebody sets behind the mount. Those set through it are seen at once.
 const RESCAN: Duration = Duration::from_secs(5);
+/// How long it may take until what ended processes held is free.
+const FREEING: Duration = Duration::from_secs(2);
 /// The least time between two rounds, whatever happens.
 const SHORTEST: Duration = Duration::from_millis(50);
 
@@ -46,6 +48,8 @@ struct Watched {
     limit: u64,
     pace: Pace,
     due: Instant,
+    /// Processes were ended below, and what they held may not be free yet: nobody else has to end for it until then.
+    freeing: Option<Instant>,
 }
 
 impl Guard {
@@ -90,7 +94,7 @@ impl Guard {
             open.extend(children(&cgroup).unwrap_or_default());
             let Some(limit) = limit(&cgroup).ok().filter(|limit| *limit < NO_LIMIT) else { continue };
             let watched = known.remove(&cgroup).filter(|watched| watched.limit == limit);
-            let new = || Watched { limit, pace: Pace::default(), due: Instant::now() };
+            let new = || Watched { limit, pace: Pace::default(), due: Instant::now(), freeing: None };
             self.watched.insert(cgroup, watched.unwrap_or_else(new));
         }
     }
@@ -99,16 +103,22 @@ impl Guard {
     fn round(&mut self) {
         let now = Instant::now();
         let due = self.watched.iter().filter(|(_, watched)| watched.due <= now);
-        let mut due: Vec<(PathBuf, u64)> = due.map(|(cgroup, watched)| (cgroup.clone(), watched.limit)).collect();
-        due.sort_by_key(|(cgroup, _)| std::cmp::Reverse(cgroup.components().count()));
-        for (cgroup, limit) in due {
-            let looked = self.look(&cgroup, limit);
+        let mut due: Vec<PathBuf> = due.map(|(cgroup, _)| cgroup.clone()).collect();
+        due.sort_by_key(|cgroup| std::cmp::Reverse(cgroup.components().count()));
+        for cgroup in due {
+            let Some(watched) = self.watched.get(&cgroup) else { continue };
+            let (limit, waits) = (watched.limit, watched.freeing.is_some_and(|until| now < until));
+            let looked = self.look(&cgroup, limit, waits);
             let Some(watched) = self.watched.get_mut(&cgroup) else { continue };
             match looked {
-                Ok(Seen::Held(usage)) => watched.due = now + watched.pace.next(usage, limit),
-                Ok(Seen::Ended) => {
-                    watched.due = now + SHORTEST;
-                    return;
+                Ok(Seen::Held(usage)) => {
+                    watched.due = now + watched.pace.next(usage, limit);
+                    watched.freeing = watched.freeing.filter(|_| usage > limit);
+                }
+                Ok(Seen::Ended(victim)) => {
+                    for (_, above) in self.watched.iter_mut().filter(|(above, _)| victim.starts_with(above)) {
+                        above.freeing = Some(now + FREEING);
+                    }
                 }
                 Err(error) => {
                     if !is_gone(&error) {
@@ -120,10 +130,10 @@ impl Guard {
         }
     }
 
-    fn look(&mut self, cgroup: &Path, limit: u64) -> io::Result<Seen> {
+    fn look(&mut self, cgroup: &Path, limit: u64, waits: bool) -> io::Result<Seen> {
         let usage = self.sampler.total(cgroup)?;
         self.kept.saw(cgroup, usage);
-        if usage <= limit {
+        if usage <= limit || waits {
             return Ok(Seen::Held(usage));
         }
         // It may be for mapped files: look closer.
@@ -135,7 +145,7 @@ impl Guard {
         parts.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
         for (victim, _) in parts {
             if self.end(&victim, cgroup, limit, usage)? {
-                return Ok(Seen::Ended);
+                return Ok(Seen::Ended(victim));
             }
         }
         Ok(Seen::Held(kept))
@@ -191,6 +201,6 @@ fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
 enum Seen {
     /// It may go on with what it holds.
     Held(u64),
-    /// Processes were ended.
-    Ended,
+    /// The processes of a cgroup were ended.
+    Ended(PathBuf),
 }
