@@ -4,8 +4,7 @@
 //! below than its limit allows, the cgroup with the largest part is ended as a whole, as with `memory.oom.group`. That is
 //! counted first, so that who sees the end of a process also sees why.
 //!
-//! Two things keep it from ending what the kernel would not: pages of files do not count, for the kernel would take those
-//! back; and no cgroup can hold more than the whole sandbox does.
+//! Pages of mapped files are not held against a cgroup, since the kernel would take those back first.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -21,12 +20,15 @@ use tracing::{debug, warn};
 use crate::backing::{children, is_gone, members};
 use crate::bell::Bell;
 use crate::kept::Kept;
-use crate::memory::{NO_LIMIT, Sandbox, limit};
+use crate::memory::{NO_LIMIT, limit};
 use crate::pace::Pace;
-use crate::usage::Sampler;
+use crate::process::Pages;
+use crate::usage::{Sampler, survey};
 
 /// How long new limits may go unseen that somebody sets behind the mount. Those set through it are seen at once.
 const RESCAN: Duration = Duration::from_secs(5);
+/// How long it may take until what ended processes held is free.
+const FREEING: Duration = Duration::from_secs(2);
 /// The least time between two rounds, whatever happens.
 const SHORTEST: Duration = Duration::from_millis(50);
 
@@ -46,12 +48,20 @@ struct Watched {
     limit: u64,
     pace: Pace,
     due: Instant,
+    /// Processes were ended below, and what they held may not be free yet: nobody else has to end for it until then.
+    freeing: Option<Instant>,
 }
 
 impl Guard {
     /// For a memory hierarchy.
     pub fn new(root: &Path, kept: Arc<Kept>) -> Self {
-        Self { root: root.to_owned(), kept, sampler: Sampler::new(), watched: BTreeMap::new(), ended: HashSet::new() }
+        Self {
+            root: root.to_owned(),
+            kept,
+            sampler: Sampler::new(root),
+            watched: BTreeMap::new(),
+            ended: HashSet::new(),
+        }
     }
 
     /// Watches for good, in a thread of its own.
@@ -84,7 +94,7 @@ impl Guard {
             open.extend(children(&cgroup).unwrap_or_default());
             let Some(limit) = limit(&cgroup).ok().filter(|limit| *limit < NO_LIMIT) else { continue };
             let watched = known.remove(&cgroup).filter(|watched| watched.limit == limit);
-            let new = || Watched { limit, pace: Pace::default(), due: Instant::now() };
+            let new = || Watched { limit, pace: Pace::default(), due: Instant::now(), freeing: None };
             self.watched.insert(cgroup, watched.unwrap_or_else(new));
         }
     }
@@ -93,16 +103,22 @@ impl Guard {
     fn round(&mut self) {
         let now = Instant::now();
         let due = self.watched.iter().filter(|(_, watched)| watched.due <= now);
-        let mut due: Vec<(PathBuf, u64)> = due.map(|(cgroup, watched)| (cgroup.clone(), watched.limit)).collect();
-        due.sort_by_key(|(cgroup, _)| std::cmp::Reverse(cgroup.components().count()));
-        for (cgroup, limit) in due {
-            let looked = self.look(&cgroup, limit);
+        let mut due: Vec<PathBuf> = due.map(|(cgroup, _)| cgroup.clone()).collect();
+        due.sort_by_key(|cgroup| std::cmp::Reverse(cgroup.components().count()));
+        for cgroup in due {
+            let Some(watched) = self.watched.get(&cgroup) else { continue };
+            let (limit, waits) = (watched.limit, watched.freeing.is_some_and(|until| now < until));
+            let looked = self.look(&cgroup, limit, waits);
             let Some(watched) = self.watched.get_mut(&cgroup) else { continue };
             match looked {
-                Ok(Seen::Held(usage)) => watched.due = now + watched.pace.next(usage, limit),
-                Ok(Seen::Ended) => {
-                    watched.due = now + SHORTEST;
-                    return;
+                Ok(Seen::Held(usage)) => {
+                    watched.due = now + watched.pace.next(usage, limit);
+                    watched.freeing = watched.freeing.filter(|_| usage > limit);
+                }
+                Ok(Seen::Ended(victim)) => {
+                    for (_, above) in self.watched.iter_mut().filter(|(above, _)| victim.starts_with(above)) {
+                        above.freeing = Some(now + FREEING);
+                    }
                 }
                 Err(error) => {
                     if !is_gone(&error) {
@@ -114,26 +130,25 @@ impl Guard {
         }
     }
 
-    fn look(&mut self, cgroup: &Path, limit: u64) -> io::Result<Seen> {
-        let parts = self.sampler.parts(cgroup, |pid, sampler| sampler.resident(pid))?;
-        let usage: u64 = parts.iter().map(|(_, held)| held).sum();
+    fn look(&mut self, cgroup: &Path, limit: u64, waits: bool) -> io::Result<Seen> {
+        let usage = self.sampler.total(cgroup)?;
         self.kept.saw(cgroup, usage);
-        if usage <= limit {
+        if usage <= limit || waits {
             return Ok(Seen::Held(usage));
         }
-        // It may be for files, or since a page is counted more than once: look closer.
-        let mut parts = self.sampler.parts(cgroup, |pid, sampler| sampler.private(pid))?;
-        let private: u64 = parts.iter().map(|(_, held)| held).sum();
-        if private.min(Sandbox::look()?.usage) <= limit {
-            return Ok(Seen::Held(private));
+        // It may be for mapped files: look closer.
+        let kept = unreclaimable(cgroup, usage)?;
+        if kept <= limit {
+            return Ok(Seen::Held(kept));
         }
+        let mut parts = self.sampler.parts(cgroup)?;
         parts.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
-        for (victim, held) in parts {
-            if held > 0 && self.end(&victim, cgroup, limit, private)? {
-                return Ok(Seen::Ended);
+        for (victim, _) in parts {
+            if self.end(&victim, cgroup, limit, usage)? {
+                return Ok(Seen::Ended(victim));
             }
         }
-        Ok(Seen::Held(private))
+        Ok(Seen::Held(kept))
     }
 
     /// Ends all members of a cgroup, which are asked for now, so that no number stands for another process. Says whether
@@ -169,10 +184,23 @@ impl Guard {
     }
 }
 
+/// What of a cgroup's usage the kernel could not take back: all but mapped files, or its processes' own pages if that is
+/// more, since files may be charged elsewhere.
+fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
+    let (mut private, mut files) = (0_u64, 0_u64);
+    for (below, _) in survey(cgroup, |_| 0)? {
+        for pages in members(&below).unwrap_or_default().into_iter().map(Pages::of) {
+            private = private.saturating_add(pages.private);
+            files = files.saturating_add(pages.files);
+        }
+    }
+    Ok(usage.saturating_sub(files).max(private).min(usage))
+}
+
 /// What came of a look at a cgroup.
 enum Seen {
     /// It may go on with what it holds.
     Held(u64),
-    /// Processes were ended.
-    Ended,
+    /// The processes of a cgroup were ended.
+    Ended(PathBuf),
 }

@@ -7,12 +7,13 @@
 //! | hierarchy | added |
 //! |---|---|
 //! | cpuacct | `cpuacct.usage_percpu`, `_percpu_user`, `_percpu_sys`, `_all` |
-//! | memory | `memory.usage_in_bytes`, `max_usage_in_bytes`, `stat`, `failcnt`, `use_hierarchy`, `oom_control`; `cgroup.event_control`, which takes nothing |
+//! | memory | `memory.max_usage_in_bytes`, `stat`, `failcnt`, `use_hierarchy`, `oom_control`; `cgroup.event_control`, which takes nothing |
 //! | cpu | `cpu.stat` |
 //! | every one | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, and not acted upon |
 //!
-//! A file that the sandbox has is never replaced, but for `memory.usage_in_bytes` where it says 0 of everything. Those who
-//! read the table of mounts still find the hierarchy's own mount, of type `cgroup`, there.
+//! A file that the sandbox has is never replaced, but for `memory.usage_in_bytes`: of the root cgroup, which stands for the
+//! whole sandbox, and of every one where it says 0 of everything. Those who read the table of mounts still find the
+//! hierarchy's own mount, of type `cgroup`, there.
 //!
 //! What gVisor takes and does not do stays undone, but for `memory.limit_in_bytes`, which a guard in this process
 //! enforces: shares and quotas of processors are numbers only.
@@ -31,7 +32,9 @@ mod memory;
 mod mounts;
 mod pace;
 mod pool;
+mod process;
 mod server;
+mod stir;
 mod tree;
 mod usage;
 

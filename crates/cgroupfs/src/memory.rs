@@ -1,12 +1,13 @@
 //! The figures of memory, as `Documentation/admin-guide/cgroup-v1/memory.rst` lays them out.
 //!
-//! A cgroup's are those of [`crate::usage`]; all of it is `rss`, since gVisor does not tell what of a process is of files,
-//! and no page can be taken back from it without its doing. The root's are those of the whole sandbox, from /proc/meminfo:
-//! there a page counts once, and files and tmpfs count, which belong to no process.
+//! A cgroup's are those of [`crate::usage`]. Nothing of it is a file's that could be given up, so all of it is active. The
+//! root's are those of the whole sandbox, from /proc/meminfo: they have what was touched before there were cgroups, too.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
+
+use crate::usage::Held;
 
 /// What `memory.stat` says of a cgroup, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,9 +23,10 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// That of processes which hold so much.
-    pub fn held(bytes: u64) -> Self {
-        Self { rss: bytes, active_anon: bytes, ..Self::default() }
+    /// That of a cgroup. What is in tmpfs is cache, as with the kernel.
+    pub fn held(held: Held) -> Self {
+        let shmem = held.all.saturating_sub(held.rss);
+        Self { cache: shmem, shmem, rss: held.rss, active_anon: held.all, ..Self::default() }
     }
 
     /// In the order of the kernel. What gVisor does not count is 0: faults, and pages on their way to a disk.
@@ -145,9 +147,9 @@ Shmem:             10000 kB
 
     #[test]
     fn the_file_is_as_the_kernel_writes_it() {
-        let text = stat(&Stat::held(3), 8, &Stat::held(5));
+        let text = stat(&Stat::held(Held { all: 3, rss: 3 }), 8, &Stat::held(Held { all: 7, rss: 5 }));
         assert!(text.starts_with("cache 0\nrss 3\nrss_huge 0\n"), "{text}");
-        assert!(text.contains("\nhierarchical_memory_limit 8\ntotal_cache 0\ntotal_rss 5\n"), "{text}");
+        assert!(text.contains("\nhierarchical_memory_limit 8\ntotal_cache 2\ntotal_rss 5\n"), "{text}");
         assert!(text.ends_with("\ntotal_unevictable 0\n"), "{text}");
         assert!(text.lines().all(|line| line.split(' ').count() == 2), "{text}");
     }

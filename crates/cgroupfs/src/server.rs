@@ -23,7 +23,7 @@ use crate::guard::Guard;
 use crate::kept::Kept;
 use crate::pool::Pool;
 use crate::tree::Tree;
-use crate::{Config, Error, Hierarchy, Result, mounts};
+use crate::{Config, Error, Hierarchy, Result, mounts, stir};
 
 /// The controller whose limits the guard enforces.
 const GUARDED: &str = "memory";
@@ -71,14 +71,16 @@ pub fn serve(config: &Config) -> Result<()> {
 /// Starts all, and says what is mounted, also when it fails.
 fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Result<Option<UnixListener>> {
     let pool = Pool::start(SLOW).doing("start threads for", "/dev/fuse")?;
+    let mut left = 0;
     for hierarchy in &config.hierarchies {
         if !hierarchy.backing.join(MEMBERS).exists() {
             return Err(Error::NoCgroup(hierarchy.backing.clone()));
         }
-        let left = mounts::detach_left(&hierarchy.mount_point)?;
-        if left > 0 {
-            info!("took off {left} mounts that an earlier server left on {}", hierarchy.mount_point.display());
-        }
+        left += mounts::detach_left(&hierarchy.mount_point)?;
+    }
+    if left > 0 {
+        info!("took off {left} mounts of a server that was killed");
+        stir::waiting();
     }
     for hierarchy in &config.hierarchies {
         let kept = Arc::new(Kept::default());

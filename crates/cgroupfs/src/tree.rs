@@ -22,29 +22,27 @@ pub(crate) struct Tree {
     pub kept: Arc<Kept>,
     sampler: Sampler,
     processors: u64,
-    /// The sandbox has a file for what is held in a cgroup that does not tell it.
-    is_usage_false: bool,
 }
 
 impl Tree {
     /// Looks at what backs the hierarchy.
     pub fn new(hierarchy: &Hierarchy, kept: Arc<Kept>) -> io::Result<Self> {
-        // This very process is in the hierarchy: it cannot be that nothing is held in all of it.
-        let usage = crate::backing::number(&hierarchy.backing.join("memory.usage_in_bytes"));
         Ok(Self {
             hierarchy: hierarchy.clone(),
             kept,
-            sampler: Sampler::new(),
+            sampler: Sampler::new(&hierarchy.backing),
             processors: cpuacct::processors()?,
-            is_usage_false: usage.is_ok_and(|usage| usage == 0),
         })
     }
 
-    /// What is at a path: the sandbox's own, unless that is false, else what is added.
+    /// What is at a path: the sandbox's own, else what is added. What is held in the root cgroup is not all that is
+    /// held in the sandbox, and there may be no account at all: then the added file is true.
     pub fn find(&self, path: &Path) -> io::Result<(Kind, Option<fs::Metadata>)> {
         let added = self.added(path);
         if let Some(added) = added
-            && self.is_replaced(added)
+            && added == Added::MemoryUsage
+            && (self.is_in_root(path) || !self.sampler.has_account())
+            && path.parent().is_some_and(Path::is_dir)
         {
             return Ok((Kind::Added(added), None));
         }
@@ -59,12 +57,11 @@ impl Tree {
     }
 
     fn added(&self, path: &Path) -> Option<Added> {
-        let is_root = path.parent() == Some(self.hierarchy.backing.as_path());
-        Added::named(path.file_name()?.to_str()?, &self.hierarchy.controller, is_root)
+        Added::named(path.file_name()?.to_str()?, &self.hierarchy.controller, self.is_in_root(path))
     }
 
-    fn is_replaced(&self, added: Added) -> bool {
-        added == Added::MemoryUsage && self.is_usage_false
+    fn is_in_root(&self, path: &Path) -> bool {
+        path.parent() == Some(&self.hierarchy.backing)
     }
 
     /// The names of files that a cgroup lacks.
@@ -111,7 +108,7 @@ impl Tree {
         if cgroup == self.hierarchy.backing {
             return Ok(Sandbox::look()?.usage);
         }
-        let usage = self.sampler.recent(cgroup)?.total;
+        let usage = self.sampler.total(cgroup)?;
         self.kept.saw(cgroup, usage);
         Ok(usage)
     }

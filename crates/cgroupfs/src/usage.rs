@@ -1,42 +1,70 @@
-//! What the processes of cgroups hold: the sum of their resident sets.
+//! What is held in cgroups.
 //!
-//! gVisor tells one figure of a process (pkg/sentry/fsimpl/proc `statmData`): all pages that are mapped, private ones,
-//! shared ones and those of files together. A page that two processes map counts twice.
+//! gVisor charges a page to the cgroup whose task touched it first, as the kernel does: private memory, and what is in
+//! tmpfs (pkg/sentry/fsimpl/cgroupfs `memoryUsageInBytesData`). What a process held before it was moved stays with the
+//! cgroup that it came from. Files on 9p are the host's to cache, and count only while they are mapped.
+//!
+//! Where a sandbox keeps no such account, resident sets stand in: of processes that share pages each has them all.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backing::{children, is_gone, members};
+use crate::backing::{children, is_gone, members, number};
+use crate::process::resident;
 
+/// The sandbox's own figure.
+pub(crate) const USAGE: &str = "memory.usage_in_bytes";
 /// Who reads the files of a cgroup one after the other gets figures of one moment, which is at most so long ago.
 const SHARED: Duration = Duration::from_millis(100);
 
-/// Bytes that are held.
+/// Bytes that are held, of which so many are of processes: the others are in tmpfs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// By the members of the cgroup.
-    pub own: u64,
-    /// By them and those of all cgroups below.
-    pub total: u64,
+pub(crate) struct Held {
+    pub all: u64,
+    pub rss: u64,
 }
 
-/// Looks at processes.
+/// What is held in a cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// By itself.
+    pub own: Held,
+    /// By it and all below.
+    pub total: Held,
+}
+
+/// Finds that out.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    page: u64,
+    /// The sandbox's own figure is true.
+    has_account: bool,
     recent: Mutex<HashMap<PathBuf, (Instant, Usage)>>,
 }
 
 impl Sampler {
-    pub fn new() -> Self {
-        Self { page: rustix::param::page_size() as u64, recent: Mutex::default() }
+    /// For a hierarchy, with its root cgroup. This very process is in it: it cannot be that nothing is held in all of it.
+    pub fn new(root: &Path) -> Self {
+        let has_account = number(&root.join(USAGE)).is_ok_and(|usage| usage > 0);
+        Self { has_account, recent: Mutex::default() }
     }
 
-    /// What is held in a cgroup, or was a moment ago.
+    /// Whether the sandbox's own figure is true.
+    pub fn has_account(&self) -> bool {
+        self.has_account
+    }
+
+    /// How much is held in a cgroup and below, now.
+    pub fn total(&self, cgroup: &Path) -> io::Result<u64> {
+        if self.has_account {
+            return number(&cgroup.join(USAGE));
+        }
+        Ok(survey(cgroup, resident)?.iter().map(|(_, held)| held).sum())
+    }
+
+    /// What is held in a cgroup, in full, now or a moment ago.
     pub fn recent(&self, cgroup: &Path) -> io::Result<Usage> {
         let known = self.table().get(cgroup).copied();
         if let Some((when, usage)) = known
@@ -51,45 +79,33 @@ impl Sampler {
         Ok(usage)
     }
 
-    /// What is held now.
     fn usage(&self, cgroup: &Path) -> io::Result<Usage> {
-        let parts = self.parts(cgroup, |pid, sampler| sampler.resident(pid))?;
-        let own = parts.first().map_or(0, |(_, held)| *held);
-        Ok(Usage { own, total: parts.iter().map(|(_, held)| held).sum() })
-    }
-
-    /// What the members of a cgroup hold, and those of each below it, by what a process does. The cgroup is the first;
-    /// each process counts once: the threads of one may be in several cgroups.
-    pub fn parts(&self, cgroup: &Path, held: impl Fn(i32, &Self) -> u64) -> io::Result<Vec<(PathBuf, u64)>> {
-        let mut counted = HashSet::new();
-        let mut sum = |members: Vec<i32>| {
-            let new = members.into_iter().filter(|pid| counted.insert(*pid));
-            new.map(|pid| held(pid, self)).sum()
+        let resident = survey(cgroup, resident)?;
+        let own_rss = resident.first().map_or(0, |(_, held)| *held);
+        let rss: u64 = resident.iter().map(|(_, held)| held).sum();
+        let (own, total) = match self.has_account {
+            true => self.own_and_total(cgroup)?,
+            false => (own_rss, rss),
         };
-        let mut parts = vec![(cgroup.to_owned(), sum(members(cgroup)?))];
-        let mut open = children(cgroup)?;
-        while let Some(below) = open.pop() {
-            match members(&below).and_then(|members| Ok((members, children(&below)?))) {
-                Ok((members, children)) => {
-                    parts.push((below, sum(members)));
-                    open.extend(children);
-                }
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
+        // Resident sets have pages of programs that are charged elsewhere.
+        let held = |all: u64, rss: u64| Held { all, rss: rss.min(all) };
+        Ok(Usage { own: held(own, own_rss), total: held(total, rss) })
+    }
+
+    /// What a cgroup holds without those below, and with them.
+    fn own_and_total(&self, cgroup: &Path) -> io::Result<(u64, u64)> {
+        let total = self.total(cgroup)?;
+        let below: u64 = children(cgroup)?.iter().filter_map(|child| self.total(child).ok()).sum();
+        Ok((total.saturating_sub(below), total))
+    }
+
+    /// A cgroup and all below it, with what each holds by itself.
+    pub fn parts(&self, cgroup: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+        if !self.has_account {
+            return survey(cgroup, resident);
         }
-        Ok(parts)
-    }
-
-    /// What a process has in memory, in bytes; nothing when it has ended.
-    pub fn resident(&self, pid: i32) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        resident_pages(&text).unwrap_or_default().saturating_mul(self.page)
-    }
-
-    /// What of that is not of files, in bytes, which takes longer to find out.
-    pub fn private(&self, pid: i32) -> u64 {
-        fs::read_to_string(format!("/proc/{pid}/smaps")).map_or(0, |text| private_bytes(&text))
+        let cgroups = survey(cgroup, |_| 0)?.into_iter().map(|(cgroup, _)| cgroup);
+        Ok(cgroups.map(|cgroup| (self.own_and_total(&cgroup).map_or(0, |(own, _)| own), cgroup)).map(swap).collect())
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<PathBuf, (Instant, Usage)>> {
@@ -97,75 +113,74 @@ impl Sampler {
     }
 }
 
-/// The second number (proc_pid_statm(5)).
-fn resident_pages(statm: &str) -> Option<u64> {
-    statm.split(' ').nth(1)?.parse().ok()
+fn swap<A, B>((a, b): (A, B)) -> (B, A) {
+    (b, a)
 }
 
-/// Private pages, and those of shared memory: it has names of its own (proc_pid_smaps(5); gVisor's
-/// pkg/sentry/mm/procfs.go).
-fn private_bytes(smaps: &str) -> u64 {
-    let mut sum = 0_u64;
-    let mut is_shared_memory = false;
-    for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        let Some(first) = words.next() else { continue };
-        if first.ends_with(':') {
-            let wanted = if is_shared_memory { "Rss:" } else { "Anonymous:" };
-            let kilobytes = words.next().filter(|_| first == wanted).and_then(|word| word.parse::<u64>().ok());
-            sum = sum.saturating_add(kilobytes.unwrap_or_default().saturating_mul(1024));
-        } else {
-            let name = words.nth(4).unwrap_or_default();
-            is_shared_memory = ["/dev/zero", "/memfd:", "/SYSV"].iter().any(|memory| name.starts_with(memory));
+/// A cgroup and all below it, each with the sum of a figure of its members. A process counts once: its threads may be in
+/// several cgroups.
+pub(crate) fn survey(cgroup: &Path, figure: impl Fn(i32) -> u64) -> io::Result<Vec<(PathBuf, u64)>> {
+    let mut counted = HashSet::new();
+    let mut sum = |members: Vec<i32>| members.into_iter().filter(|pid| counted.insert(*pid)).map(&figure).sum();
+    let mut parts = vec![(cgroup.to_owned(), sum(members(cgroup)?))];
+    let mut open = children(cgroup)?;
+    while let Some(below) = open.pop() {
+        match members(&below).and_then(|members| Ok((members, children(&below)?))) {
+            Ok((members, children)) => {
+                parts.push((below, sum(members)));
+                open.extend(children);
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
-    sum
+    Ok(parts)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::fs;
 
     use super::*;
 
-    #[test]
-    fn the_second_number_is_what_is_resident() {
-        assert_eq!(resident_pages("3000 1200 0 0 0 0 0\n"), Some(1200));
-        assert_eq!(resident_pages(""), None);
+    fn write(root: &Path, file: &str, text: &str) {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
     }
 
     #[test]
     fn a_process_is_counted_once() {
         let root = tempfile::tempdir().unwrap();
-        let below = root.path().join("below");
-        fs::create_dir(&below).unwrap();
-        fs::write(root.path().join("cgroup.procs"), "7\n8\n").unwrap();
-        fs::write(below.join("cgroup.procs"), "8\n9\n").unwrap();
-        let parts = Sampler::new().parts(root.path(), |pid, _| pid as u64).unwrap();
-        assert_eq!(parts, [(root.path().to_owned(), 15), (below, 9)]);
+        write(root.path(), "cgroup.procs", "7\n8\n");
+        write(root.path(), "below/cgroup.procs", "8\n9\n");
+        let parts = survey(root.path(), |pid| pid as u64).unwrap();
+        assert_eq!(parts, [(root.path().to_owned(), 15), (root.path().join("below"), 9)]);
     }
 
     #[test]
-    fn pages_of_files_are_not_private() {
-        let smaps = "\
-00400000-00500000 r-xp 00000000 00:0a 7                                  /bin/program
-Rss:                1024 kB
-Anonymous:             4 kB
-00700000-00800000 rw-p 00000000 00:00 0                                  [heap]
-Rss:                  96 kB
-Anonymous:            96 kB
-00900000-00a00000 rw-s 00000000 00:05 9                                  /memfd:cache (deleted)
-Rss:                 512 kB
-Anonymous:             0 kB
-";
-        assert_eq!(private_bytes(smaps), (4 + 96 + 512) << 10);
+    fn the_sandboxs_own_figure_counts_where_it_is_true() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), USAGE, "900\n");
+        write(root.path(), "pod/memory.usage_in_bytes", "500\n");
+        write(root.path(), "pod/cgroup.procs", "");
+        write(root.path(), "pod/one/memory.usage_in_bytes", "300\n");
+        write(root.path(), "pod/one/cgroup.procs", "");
+        let sampler = Sampler::new(root.path());
+        let pod = root.path().join("pod");
+        let usage = sampler.recent(&pod).unwrap();
+        assert_eq!((usage.own, usage.total), (Held { all: 200, rss: 0 }, Held { all: 500, rss: 0 }));
+        assert_eq!(sampler.parts(&pod).unwrap(), [(pod.clone(), 200), (pod.join("one"), 300)]);
     }
 
-    proptest! {
-        #[test]
-        fn any_statm_can_be_read(text in "\\PC*") {
-            resident_pages(&text);
-            private_bytes(&text);
-        }
+    #[test]
+    fn resident_sets_stand_in_for_it() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), USAGE, "0\n");
+        write(root.path(), "cgroup.procs", &std::process::id().to_string());
+        let sampler = Sampler::new(root.path());
+        let usage = sampler.recent(root.path()).unwrap();
+        assert!(usage.total.all > 0 && usage.total.all == usage.own.rss, "{usage:?}");
+        assert!(sampler.total(root.path()).unwrap() > 0);
     }
 }

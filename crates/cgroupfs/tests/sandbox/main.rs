@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             stage::serve(args.next().is_none());
             return ExitCode::SUCCESS;
         }
-        Some(role @ ("hold" | "grow" | "burn")) => {
+        Some(role @ ("hold" | "write" | "grow" | "burn")) => {
             stage::work(role, args.next().as_deref());
             return ExitCode::SUCCESS;
         }
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
             what_is_missing_is_there
             what_a_process_burns_is_counted
             what_a_process_holds_is_counted
+            what_is_in_tmpfs_is_counted
             a_parent_has_what_its_children_have
             the_root_has_what_the_sandbox_has;
         changes:
@@ -59,7 +60,6 @@ fn main() -> ExitCode {
         limits:
             who_takes_too_much_is_killed_and_nobody_else
             the_sum_of_containers_is_limited
-            pages_of_files_kill_nobody
             nobody_is_killed_without_a_guard;
     };
     let mut arguments = Arguments::from_args();

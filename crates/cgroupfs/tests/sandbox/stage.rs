@@ -150,6 +150,11 @@ pub fn work(role: &str, argument: Option<&str>) {
             thread::sleep(Duration::from_secs(600));
             drop(held);
         }
+        "write" => {
+            fs::write(argument.unwrap(), vec![1_u8; 50 << 20]).unwrap();
+            println!("written");
+            thread::sleep(Duration::from_secs(600));
+        }
         "grow" => {
             println!("growing");
             let mut held: Vec<Vec<u8>> = Vec::new();
