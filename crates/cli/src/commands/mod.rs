@@ -7,6 +7,7 @@ mod exec;
 mod gate;
 mod guard;
 mod image;
+mod intercept;
 mod kubectl;
 mod logs;
 mod map_ids;
@@ -79,6 +80,8 @@ pub struct Internal {
 enum Part {
     Gate(gate::Args),
     Guard(guard::Args),
+    #[command(name = intercept::NAME)]
+    Intercept(intercept::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
     Netd(netd::Args),
@@ -176,6 +179,7 @@ impl Internal {
         match self.part {
             Part::Gate(args) => gate::run(&args),
             Part::Guard(args) => guard::run(&layout, &args),
+            Part::Intercept(args) => intercept::run(&args),
             Part::MapIds(args) => map_ids::run(&args),
             Part::Netd(args) => netd::run(&args),
             Part::Probe(args) => probe::run(&layout, &args),
