@@ -19,6 +19,7 @@ mod gaps;
 mod host_network;
 mod host_ports;
 mod ingress;
+mod intercept;
 mod kubectl;
 mod matrix;
 mod network;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         crashes::STORIES,
         matrix::STORIES,
         gaps::STORIES,
+        intercept::STORIES,
         shim::STORIES,
         ingress::STORIES,
         certificates::STORIES,
