@@ -27,7 +27,7 @@ impl Tracer<'_> {
             return self.open(pid, registers, opening);
         }
         let Some((index, call)) = calls::by_number(registers.orig_rax.cast_signed()) else {
-            return trace::resume(pid, Resume::Freely, 0);
+            return self.resume(pid, Resume::Freely, 0);
         };
         match &call.kind {
             Kind::Path(call) => return self.at_path(pid, registers, index, call),
@@ -42,7 +42,7 @@ impl Tracer<'_> {
             Kind::Root => self.thread(pid).process.has_root.set(true),
         }
         self.counters.trap();
-        trace::resume(pid, Resume::Freely, 0)
+        self.resume(pid, Resume::Freely, 0)
     }
 
     fn at_path(&mut self, pid: i32, registers: Registers, index: usize, call: &PathCall) -> io::Result<()> {
@@ -68,7 +68,7 @@ impl Tracer<'_> {
             },
         }
         self.counters.trap();
-        trace::resume(pid, Resume::Freely, 0)
+        self.resume(pid, Resume::Freely, 0)
     }
 
     fn change(
