@@ -275,13 +275,13 @@ impl<'a> Tracer<'a> {
             }
             let mut asked = registers;
             asked.orig_rax = libc::SYS_getpid.cast_unsigned();
-            return self.to_end(pid, registers, Some(&asked), Then::Answer);
+            return self.run_to_end(pid, registers, Some(&asked), Then::Answer);
         }
         self.stopped(pid, registers)
     }
 
     /// Has the thread make its call, or the changed one, and stop at the call's end.
-    pub(crate) fn to_end(
+    pub(crate) fn run_to_end(
         &mut self,
         pid: i32,
         registers: Registers,
