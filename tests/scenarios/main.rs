@@ -20,6 +20,7 @@ mod gaps;
 mod host_network;
 mod host_ports;
 mod ingress;
+mod intercept;
 mod kubectl;
 mod matrix;
 mod metrics;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         matrix::STORIES,
         gaps::STORIES,
         experiments::STORIES,
+        intercept::STORIES,
         shim::STORIES,
         ingress::STORIES,
         metrics::STORIES,

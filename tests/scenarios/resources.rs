@@ -185,7 +185,7 @@ fn container<'a>(list: &'a Value, name: &str) -> &'a Value {
 fn summary(cluster: &Cluster) -> Result<Value, String> {
     let node = cluster.json("get nodes")["items"][0]["metadata"]["name"].as_str().map(str::to_owned);
     let node = node.ok_or("there is no node")?;
-    let said = cluster.try_kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).ok()?.stdout;
+    let said = cluster.try_kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).ok()?;
     let summary: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
     if summary["node"]["memory"]["workingSetBytes"].is_u64() { Ok(summary) } else { Err(format!("no figures: {said}")) }
 }

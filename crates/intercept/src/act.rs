@@ -27,22 +27,22 @@ impl Tracer<'_> {
             return self.open(pid, registers, opening);
         }
         let Some((index, call)) = calls::by_number(registers.orig_rax.cast_signed()) else {
-            return trace::resume(pid, Resume::Freely, 0);
+            return self.resume(pid, Resume::Freely, 0);
         };
         match &call.kind {
             Kind::Path(call) => return self.at_path(pid, registers, index, call),
             Kind::Statfs | Kind::Fstatfs => {
                 self.counters.trap();
-                return self.to_end(pid, registers, None, Then::Magic(index));
+                return self.run_to_end(pid, registers, None, Then::Magic(index));
             }
             Kind::Uname => {
                 self.counters.trap();
-                return self.to_end(pid, registers, None, Then::Names);
+                return self.run_to_end(pid, registers, None, Then::Names);
             }
             Kind::Root => self.thread(pid).process.has_root.set(true),
         }
         self.counters.trap();
-        trace::resume(pid, Resume::Freely, 0)
+        self.resume(pid, Resume::Freely, 0)
     }
 
     fn at_path(&mut self, pid: i32, registers: Registers, index: usize, call: &PathCall) -> io::Result<()> {
@@ -68,7 +68,7 @@ impl Tracer<'_> {
             },
         }
         self.counters.trap();
-        trace::resume(pid, Resume::Freely, 0)
+        self.resume(pid, Resume::Freely, 0)
     }
 
     fn change(
@@ -95,7 +95,7 @@ impl Tracer<'_> {
         if let Some(number) = change.number {
             changed.orig_rax = number.cast_unsigned();
         }
-        self.to_end(pid, registers, Some(&changed), Then::Restore(slot))
+        self.run_to_end(pid, registers, Some(&changed), Then::Restore(slot))
     }
 
     fn miss(&mut self, pid: i32) {
@@ -135,7 +135,7 @@ impl Tracer<'_> {
             set_argument(&mut changed, index, value);
         }
         self.thread(pid).opening = Some(opening);
-        self.to_end(pid, registers, Some(&changed), Then::Open)
+        self.run_to_end(pid, registers, Some(&changed), Then::Open)
     }
 
     /// One of those calls has ended.

@@ -19,6 +19,7 @@ use terrarium_sys::trace::{self, Change, HAIL, Options};
 
 use crate::error::Error;
 use crate::filter::{self, Action};
+use crate::nudge::Nudge;
 use crate::rules::Rules;
 use crate::signals::{Blocked, Messenger};
 use crate::stats::Counters;
@@ -45,7 +46,8 @@ enum Failed {
 pub fn run(rules: &Rules, program: &OsStr, arguments: &[OsString], stats: Option<&Path>) -> Result<u8, Error> {
     let counters = Arc::new(Counters::new(rules.labels.clone(), stats.map(Path::to_path_buf)));
     counters.write()?;
-    let mut tracer = Tracer::new(rules, &counters)?;
+    let nudge = Arc::new(Nudge::default());
+    let mut tracer = Tracer::new(rules, &counters, &nudge)?;
     let filter = filter::program(rules.calls().numbers().chain([HAIL]), Action::Stop);
     let words = words(program, arguments)?;
     let blocked = Blocked::new()?;
@@ -59,7 +61,7 @@ pub fn run(rules: &Rules, program: &OsStr, arguments: &[OsString], stats: Option
         Fork::Parent(pid) => pid,
     };
     drop((go, reporting));
-    let change = follow(pid, going, &mut tracer, &counters);
+    let change = follow(pid, going, &mut tracer, Messenger::start(pid, Arc::clone(&counters), Arc::clone(&nudge)));
     drop(blocked);
     counters.write()?;
     let change = change?;
@@ -73,13 +75,18 @@ pub fn run(rules: &Rules, program: &OsStr, arguments: &[OsString], stats: Option
     })
 }
 
-fn follow(pid: i32, going: OwnedFd, tracer: &mut Tracer<'_>, counters: &Arc<Counters>) -> Result<Change, Error> {
+fn follow(
+    pid: i32,
+    going: OwnedFd,
+    tracer: &mut Tracer<'_>,
+    messenger: Result<Messenger, Error>,
+) -> Result<Change, Error> {
+    let messenger = messenger?;
     if let Err(error) = trace::seize(pid, Options::TREE) {
         drop(going);
         let _ = trace::wait();
         return Err(refusal(pid, error));
     }
-    let messenger = Messenger::start(pid, Arc::clone(counters))?;
     let failed = |source| Error::Start { doing: "trace the program", source };
     // It waits for this, unless it was killed.
     let _ = File::from(going).write_all(b"!");

@@ -25,6 +25,8 @@ pub mod filter;
 mod launch;
 #[cfg(target_arch = "x86_64")]
 mod memory;
+#[cfg(target_arch = "x86_64")]
+mod nudge;
 #[cfg(not(target_arch = "x86_64"))]
 mod other;
 #[cfg(target_arch = "x86_64")]

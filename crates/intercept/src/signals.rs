@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -14,6 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use terrarium_sys::process::kill;
 
 use crate::error::Error;
+use crate::nudge::Nudge;
 use crate::stats::Counters;
 
 /// Those that are passed on. Those by which a terminal stops a group of processes stop the tracer, too.
@@ -66,14 +67,14 @@ pub(crate) struct Messenger {
 
 impl Messenger {
     /// Signals are blocked before.
-    pub(crate) fn start(program: i32, counters: Arc<Counters>) -> Result<Self, Error> {
+    pub(crate) fn start(program: i32, counters: Arc<Counters>, nudge: Arc<Nudge>) -> Result<Self, Error> {
         let passed: SigSet = PASSED.into_iter().collect();
         let signals = SignalFd::with_flags(&passed, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(Error::start("read signals"))?;
         let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(Error::start("make a pipe"))?;
         let program = Arc::new(Mutex::new(Some(program)));
         let of_thread = Arc::clone(&program);
-        let run = move || pass_on(&signals, &stopped, &of_thread, &counters);
+        let run = move || pass_on(&signals, &stopped, &of_thread, &counters, &nudge);
         let thread = std::thread::Builder::new()
             .name("messenger".to_owned())
             .spawn(run)
@@ -92,20 +93,23 @@ impl Messenger {
     }
 }
 
-fn pass_on(signals: &SignalFd, stopped: &OwnedFd, program: &Mutex<Option<i32>>, counters: &Counters) {
-    let timeout = if counters.are_written() {
-        PollTimeout::try_from(PACE).unwrap_or(PollTimeout::MAX)
-    } else {
-        PollTimeout::NONE
-    };
+fn pass_on(signals: &SignalFd, stopped: &OwnedFd, program: &Mutex<Option<i32>>, counters: &Counters, nudge: &Nudge) {
     let mut complained = false;
+    let mut written = Instant::now();
     loop {
+        let pace = nudge.pace().or(counters.are_written().then_some(PACE));
+        let timeout = pace.map_or(PollTimeout::NONE, |pace| PollTimeout::try_from(pace).unwrap_or(PollTimeout::MAX));
         let mut fds =
             [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => continue,
             Err(_) => return,
             Ok(0) => {
+                nudge.all();
+                if written.elapsed() < PACE {
+                    continue;
+                }
+                written = Instant::now();
                 // It is said again at the end, where it is an error.
                 if let Err(error) = counters.write()
                     && !std::mem::replace(&mut complained, true)

@@ -17,6 +17,7 @@ use terrarium_sys::trace::{self, Change, Event, HAIL, Registers, Resume};
 use crate::calls::restore_arguments;
 use crate::error::Error;
 use crate::memory;
+use crate::nudge::Nudge;
 use crate::rules::Rules;
 use crate::stats::Counters;
 use crate::thread::{InCall, Phase, Process, Then, Thread, View};
@@ -38,10 +39,24 @@ pub(crate) struct Tracer<'a> {
     /// Whether a stop where the call begins follows the filter's; unknown until the program has asked.
     stops_twice: Option<bool>,
     pub(crate) executed: bool,
+    nudge: &'a Nudge,
+    trial: Trial,
+}
+
+/// Whether a signal to a process that is stopped for its tracer is forgotten. The root gets one that nothing is done about,
+/// and that is kept from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    ToCome,
+    /// It was sent while the root was stopped: it comes next, or it was forgotten.
+    Sent,
+    /// It is still to come, some time.
+    Owed,
+    Over,
 }
 
 impl<'a> Tracer<'a> {
-    pub(crate) fn new(rules: &'a Rules, counters: &'a Counters) -> Result<Self, Error> {
+    pub(crate) fn new(rules: &'a Rules, counters: &'a Counters, nudge: &'a Nudge) -> Result<Self, Error> {
         let files = rules.files.iter().map(|content| Made::new(content)).collect::<Result<_, _>>()?;
         Ok(Self {
             rules,
@@ -53,6 +68,8 @@ impl<'a> Tracer<'a> {
             waiting: VecDeque::new(),
             stops_twice: None,
             executed: false,
+            nudge,
+            trial: Trial::ToCome,
         })
     }
 
@@ -96,9 +113,24 @@ impl<'a> Tracer<'a> {
     }
 
     fn changed(&mut self, pid: i32, change: Change) -> io::Result<()> {
+        match (self.trial, change) {
+            (Trial::Sent | Trial::Owed, Change::Signalled(libc::SIGURG)) if pid == self.root => {
+                if self.trial == Trial::Sent {
+                    self.nudge.decide(false);
+                }
+                self.trial = Trial::Over;
+                return self.go_on(pid, 0);
+            }
+            (Trial::Sent, Change::Event(Event::Exec | Event::Filter, _)) => {
+                self.nudge.decide(true);
+                self.trial = Trial::Owed;
+            }
+            _ => {}
+        }
         match change {
             Change::Exited(_) | Change::Killed(_) => self.forget(pid),
             Change::AtCall => self.at_call(pid),
+            Change::Signalled(signal) if self.nudge.is_own(signal) => self.nudged(pid),
             Change::Signalled(signal) => self.go_on(pid, signal),
             Change::Event(Event::Filter, _) => self.at_filter(pid),
             Change::Event(Event::Clone | Event::Fork | Event::Vfork, _) => {
@@ -112,7 +144,7 @@ impl<'a> Tracer<'a> {
             // The process is stopped by a signal, until another one lets it go on: that is told, too.
             Change::Event(Event::Stop, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) => {
                 self.thread(pid);
-                trace::resume(pid, Resume::Listening, 0)
+                self.resume(pid, Resume::Listening, 0)
             }
             Change::Event(Event::Stop | Event::Other, _) => {
                 self.thread(pid);
@@ -128,10 +160,25 @@ impl<'a> Tracer<'a> {
     }
 
     fn go_on(&mut self, pid: i32, signal: i32) -> io::Result<()> {
-        let how = match self.thread(pid).phase {
+        let how = self.way(pid);
+        self.resume(pid, how, signal)
+    }
+
+    /// Not by `resume`, after which it would be nudged again, for ever.
+    fn nudged(&mut self, pid: i32) -> io::Result<()> {
+        let how = self.way(pid);
+        trace::resume(pid, how, 0)
+    }
+
+    fn way(&mut self, pid: i32) -> Resume {
+        match self.thread(pid).phase {
             Phase::Free => Resume::Freely,
             Phase::InCall(_) => Resume::ToCall,
-        };
+        }
+    }
+
+    pub(crate) fn resume(&self, pid: i32, how: Resume, signal: i32) -> io::Result<()> {
+        self.nudge.goes_on(pid);
         trace::resume(pid, how, signal)
     }
 
@@ -164,6 +211,7 @@ impl<'a> Tracer<'a> {
 
     fn forget(&mut self, pid: i32) -> io::Result<()> {
         self.waiting.retain(|waiting| *waiting != pid);
+        self.nudge.forget(pid);
         if let Some(Thread { phase: Phase::InCall(call), .. }) = self.threads.remove(&pid)
             && let Then::Restore(slot) = call.then
         {
@@ -199,37 +247,41 @@ impl<'a> Tracer<'a> {
             Then::Answer => {
                 restore_arguments(&mut registers, &call.registers);
                 trace::set_registers(pid, &registers)?;
+                if self.trial == Trial::ToCome {
+                    kill(pid, libc::SIGURG)?;
+                    self.trial = Trial::Sent;
+                }
             }
             Then::Open => self.opened(pid, &call.registers, registers.rax)?,
             Then::Restore(slot) => {
                 self.window.give_back(slot);
                 restore_arguments(&mut registers, &call.registers);
                 trace::set_registers(pid, &registers)?;
-                trace::resume(pid, Resume::Freely, 0)?;
+                self.resume(pid, Resume::Freely, 0)?;
                 return self.wake();
             }
             Then::Magic(index) if registers.rax == 0 => self.change_magic(pid, index, &call.registers),
             Then::Names if registers.rax == 0 => self.change_names(pid, &call.registers),
             Then::Magic(_) | Then::Names => {}
         }
-        trace::resume(pid, Resume::Freely, 0)
+        self.resume(pid, Resume::Freely, 0)
     }
 
     fn at_filter(&mut self, pid: i32) -> io::Result<()> {
         let registers = trace::registers(pid)?;
         if registers.orig_rax.cast_signed() == HAIL {
             if self.stops_twice.is_some() {
-                return trace::resume(pid, Resume::Freely, 0);
+                return self.resume(pid, Resume::Freely, 0);
             }
             let mut asked = registers;
             asked.orig_rax = libc::SYS_getpid.cast_unsigned();
-            return self.to_end(pid, registers, Some(&asked), Then::Answer);
+            return self.run_to_end(pid, registers, Some(&asked), Then::Answer);
         }
         self.stopped(pid, registers)
     }
 
     /// Has the thread make its call, or the changed one, and stop at the call's end.
-    pub(crate) fn to_end(
+    pub(crate) fn run_to_end(
         &mut self,
         pid: i32,
         registers: Registers,
@@ -240,7 +292,7 @@ impl<'a> Tracer<'a> {
         if let Some(changed) = changed {
             trace::set_registers(pid, changed)?;
         }
-        trace::resume(pid, Resume::ToCall, 0)
+        self.resume(pid, Resume::ToCall, 0)
     }
 
     /// Keeps the thread where it is until there is a free slot.

@@ -67,6 +67,16 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// As [`kill`], for one thread (tkill(2)).
+pub fn kill_thread(thread: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_tkill, thread, signal) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Has every file descriptor from this one on closed when a program is executed.
 pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     let first = libc::c_uint::try_from(first).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -1,12 +1,14 @@
 //! `terrarium exec`
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use terrarium_cluster::{Layout, exec};
+use terrarium_intercept::Rules;
 
-use super::Remedies;
+use super::{Remedies, intercept};
 
 /// Run a program with the gaps of this sandbox closed
 ///
@@ -18,6 +20,14 @@ pub struct Args {
     #[command(flatten)]
     remedies: Remedies,
 
+    /// Change what chosen system calls of the program do, and of all that it starts, by the rules in this file. What it has left when it ends is killed. See docs/interception.md
+    #[arg(long, value_name = "RULES")]
+    intercept: Option<PathBuf>,
+
+    /// Write how often each rule was used to this file, as JSON
+    #[arg(long, value_name = "FILE", requires = "intercept")]
+    intercept_stats: Option<PathBuf>,
+
     /// The program
     #[arg(value_name = "CMD")]
     program: OsString,
@@ -28,6 +38,16 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
-    let status = exec(layout, &args.remedies.options(), &args.program, &args.arguments)?;
+    let options = args.remedies.options();
+    let status = match &args.intercept {
+        None => exec(layout, &options, &args.program, &args.arguments)?,
+        Some(rules) => {
+            // Before anything is done to the sandbox for the sake of a program that cannot run.
+            Rules::read(rules)?;
+            let tracer = std::env::current_exe().context("cannot find this program")?.into_os_string();
+            let call = intercept::call(rules, args.intercept_stats.as_deref(), &args.program, &args.arguments);
+            exec(layout, &options, &tracer, &call)?
+        }
+    };
     Ok(ExitCode::from(status))
 }

@@ -8,6 +8,7 @@ mod exec;
 mod gate;
 mod guard;
 mod image;
+mod intercept;
 mod kubectl;
 mod logs;
 mod map_ids;
@@ -82,6 +83,8 @@ enum Part {
     Cgroupfs(cgroupfs::Args),
     Gate(gate::Args),
     Guard(guard::Args),
+    #[command(name = intercept::NAME)]
+    Intercept(intercept::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
     Netd(netd::Args),
@@ -198,6 +201,7 @@ impl Internal {
             Part::Cgroupfs(args) => cgroupfs::run(&args),
             Part::Gate(args) => gate::run(&args),
             Part::Guard(args) => guard::run(&layout, &args),
+            Part::Intercept(args) => intercept::run(&args),
             Part::MapIds(args) => map_ids::run(&args),
             Part::Netd(args) => netd::run(&args),
             Part::Probe(args) => probe::run(&layout, &args),

@@ -1,0 +1,70 @@
+//! Programs whose chosen system calls are changed by rules. The suite of crates/intercept, which shows each rule and what
+//! may befall a traced program, is played in the sandboxes by `make chaos`.
+
+use harness::{Cluster, Marks};
+use serde_json::Value;
+
+crate::stories! {
+    Idle in BUILDS:
+        a_programs_calls_are_changed_by_rules
+        what_is_wrong_with_rules_is_told_before_anything_is_done
+        a_traced_program_ends_with_its_tracer;
+}
+
+const RULES: &str = r#"{
+    "statfs": [{"from": "0x9fa0", "to": "0x27e0eb", "below": ["/proc/sys"]}],
+    "redirect": [{"from": "/proc/sys/terrarium", "to": "/srv/intercept/to"}],
+    "files": [{"path": "/etc/made", "content": "made\n"}],
+    "uname": {"release": "6.1.0-terrarium"}}"#;
+
+fn place(cluster: &Cluster, rules: &str) {
+    cluster.sh("mkdir -p /srv/intercept/to && echo redirected >/srv/intercept/to/file").succeeds();
+    cluster.run_with_input(["tee", "/srv/intercept/rules"], rules.as_bytes()).succeeds();
+}
+
+fn a_programs_calls_are_changed_by_rules(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    // What the error is without the rules.
+    cluster.sh("terrarium exec -- cat /proc/sys/terrarium/file /etc/made").exits(1).complains("No such file or directory");
+    place(cluster, RULES);
+    let exec = "terrarium exec --intercept /srv/intercept/rules --intercept-stats /srv/intercept/stats --";
+    let script = "uname -r; cat /proc/sys/terrarium/file /etc/made; stat -f -c %t /proc/sys/kernel; \
+        echo written >/proc/sys/terrarium/new; exit 7";
+    let said = cluster.sh(&format!("{exec} sh -c '{script}'")).exits(7).stdout;
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["6.1.0-terrarium", "redirected", "made", "27e0eb"]);
+    cluster.sh("cat /srv/intercept/to/new").succeeds().prints("written");
+    let stats: Value = serde_json::from_str(&cluster.sh("cat /srv/intercept/stats").succeeds().stdout).expect("JSON");
+    for rule in stats["rules"].as_array().expect("rules") {
+        assert!(rule["hits"].as_u64() > Some(0), "{stats}");
+    }
+    assert_eq!(stats["missed"], 0, "{stats}");
+    cluster.sh("rm -r /srv/intercept").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn what_is_wrong_with_rules_is_told_before_anything_is_done(cluster: &Cluster) {
+    place(cluster, r#"{"redirect": [{"from": "/a", "to": "/srv/intercept/nowhere"}]}"#);
+    let exec = "terrarium exec --intercept /srv/intercept/rules --";
+    let said = cluster.sh(&format!("{exec} true")).exits(1);
+    said.complains("/srv/intercept/rules: redirect[0].to: /srv/intercept/nowhere: No such file or directory");
+    cluster.sh("test -e /run/terrarium/exec").exits(1);
+    place(cluster, RULES);
+    cluster.sh(&format!("{exec} /no/such/program")).exits(127).complains("cannot run /no/such/program");
+    cluster.sh(&format!("{exec} /etc/passwd")).exits(126).complains("cannot run /etc/passwd");
+    cluster.sh("rm -r /srv/intercept").succeeds();
+}
+
+fn a_traced_program_ends_with_its_tracer(cluster: &Cluster) {
+    place(cluster, RULES);
+    let script = "
+        terrarium intercept --rules /srv/intercept/rules -- sh -c 'sleep 600 & echo $! >/tmp/helper; echo $$ >/tmp/pid; wait' & tracer=$!
+        for _ in $(seq 200); do test -s /tmp/pid && break; sleep 0.1; done
+        kill -9 $tracer; wait $tracer
+        for _ in $(seq 200); do
+            grep -sq 'State:.[^Z]' /proc/$(cat /tmp/pid)/status /proc/$(cat /tmp/helper)/status || { rm /tmp/pid /tmp/helper; exit 0; }
+            sleep 0.1
+        done
+        exit 1";
+    cluster.sh(script).succeeds();
+    cluster.sh("rm -r /srv/intercept").succeeds();
+}
