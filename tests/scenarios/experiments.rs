@@ -40,8 +40,10 @@ fn missing_files_below_proc_sys_are_read_and_written(cluster: &Cluster) {
         "net/netfilter/nf_conntrack_max",
         "vm/panic_on_oom",
     ];
-    let lists: Vec<Value> =
-        FILES.iter().map(|file| json!({"from": format!("/proc/sys/{file}"), "to": format!("/tmp/sys/{file}")})).collect();
+    let lists: Vec<Value> = FILES
+        .iter()
+        .map(|file| json!({"from": format!("/proc/sys/{file}"), "to": format!("/tmp/sys/{file}")}))
+        .collect();
     let files = FILES.join(" ");
     let make = format!("cd /tmp; for file in {files}; do mkdir -p $(dirname sys/$file); echo 1 > sys/$file; done");
     cluster.sh(&make).succeeds();
@@ -49,7 +51,9 @@ fn missing_files_below_proc_sys_are_read_and_written(cluster: &Cluster) {
     missing.complains("net/bridge/bridge-nf-call-iptables: No such file or directory");
 
     let rules = json!({"redirect": lists});
-    let script = format!("cd /proc/sys; for file in {files}; do echo 0 > $file; done; sort $(printf '/proc/sys/%s ' {files}) | uniq -c");
+    let script = format!(
+        "cd /proc/sys; for file in {files}; do echo 0 > $file; done; sort $(printf '/proc/sys/%s ' {files}) | uniq -c"
+    );
     let read = intercepted(cluster, &rules, &script);
     assert_eq!(read.split_whitespace().collect::<Vec<_>>(), [FILES.len().to_string().as_str(), "0"], "{read}");
     cluster.sh("rm -r /tmp/sys").succeeds();
@@ -72,7 +76,8 @@ fn a_node_stands_on_interception(cluster: &Cluster) {
     let rules = kubelet["intercept"]["rules"].as_array().cloned().unwrap_or_default();
     for rule in ["statfs 0x65735546", "redirect /proc/sys/vm/panic_on_oom", "redirect /proc/sys/kernel/panic"] {
         let used = rules.iter().any(|one| {
-            one["rule"].as_str().is_some_and(|name| name.starts_with(rule)) && one["hits"].as_u64().is_some_and(|n| n > 0)
+            one["rule"].as_str().is_some_and(|name| name.starts_with(rule))
+                && one["hits"].as_u64().is_some_and(|n| n > 0)
         });
         assert!(used, "{rule} was used: {kubelet}");
     }
