@@ -21,6 +21,7 @@ use fuser::{
 
 use crate::bell::Bell;
 use crate::handles::{Handles, Text, part};
+use crate::ids::Ids;
 use crate::inodes::{Inodes, Kind, Node, ROOT};
 use crate::memory::LIMIT;
 use crate::pool::Pool;
@@ -43,6 +44,7 @@ pub(crate) struct CgroupFs {
     pool: Pool,
     /// Told of new cgroups and of limits.
     bell: Bell,
+    ids: Arc<Ids>,
 }
 
 struct File {
@@ -63,9 +65,9 @@ impl File {
 }
 
 impl CgroupFs {
-    pub fn new(tree: Arc<Tree>, pool: Pool, bell: Bell) -> Self {
+    pub fn new(tree: Arc<Tree>, pool: Pool, bell: Bell, ids: Arc<Ids>) -> Self {
         let inodes = Mutex::new(Inodes::new(&tree.hierarchy.backing));
-        Self { tree, inodes, files: Arc::default(), directories: Handles::default(), pool, bell }
+        Self { tree, inodes, files: Arc::default(), directories: Handles::default(), pool, bell, ids }
     }
 
     fn inodes(&self) -> MutexGuard<'_, Inodes> {
@@ -83,7 +85,7 @@ impl CgroupFs {
         let (kind, metadata) = self.tree.find(&path)?;
         let node = Node { path, kind };
         let number = self.inodes().look_up(&node);
-        attributes(number, &node, metadata, SIZE)
+        Ok(self.told(attributes(number, &node, metadata, SIZE)?))
     }
 
     fn attributes(&self, number: INodeNo, handle: Option<FileHandle>) -> Result<FileAttr, Errno> {
@@ -94,7 +96,13 @@ impl CgroupFs {
             Kind::Added(_) => None,
             Kind::Cgroup | Kind::Own => Some(fs::symlink_metadata(&node.path)?),
         };
-        attributes(number.0, &node, metadata, length.unwrap_or(SIZE))
+        Ok(self.told(attributes(number.0, &node, metadata, length.unwrap_or(SIZE))?))
+    }
+
+    /// Attributes with the owner as the kernel knows them.
+    fn told(&self, mut attributes: FileAttr) -> FileAttr {
+        (attributes.uid, attributes.gid) = self.ids.outside((attributes.uid, attributes.gid));
+        attributes
     }
 
     fn make(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32) -> Result<FileAttr, Errno> {
@@ -102,8 +110,9 @@ impl CgroupFs {
         DirBuilder::new().mode(mode).create(&path)?;
         // It is the user's who made it.
         let own = fs::symlink_metadata(&path)?;
-        if (own.uid(), own.gid()) != (request.uid(), request.gid()) {
-            chown(&path, Some(request.uid()), Some(request.gid()))?;
+        let (uid, gid) = self.ids.inside((request.uid(), request.gid()));
+        if (own.uid(), own.gid()) != (uid, gid) {
+            chown(&path, Some(uid), Some(gid))?;
         }
         self.tree.created(&path);
         self.bell.ring();
@@ -139,7 +148,10 @@ impl CgroupFs {
             return Err(Errno::EPERM);
         }
         if uid.is_some() || gid.is_some() {
-            chown(&node.path, uid, gid)?;
+            // chown(2): this one stays.
+            const STAYS: u32 = u32::MAX;
+            let (uid, gid) = self.ids.inside((uid.unwrap_or(STAYS), gid.unwrap_or(STAYS)));
+            chown(&node.path, Some(uid), Some(gid))?;
         }
         if let Some(mode) = mode {
             fs::set_permissions(&node.path, fs::Permissions::from_mode(mode & 0o7777))?;

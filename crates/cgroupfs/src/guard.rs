@@ -66,7 +66,7 @@ impl Guard {
 
     /// Watches for good, in a thread of its own.
     pub fn start(mut self, bell: Bell) -> io::Result<()> {
-        thread::Builder::new().name("guard".to_owned()).spawn(move || self.watch(&bell))?;
+        thread::Builder::new().name("guard".to_owned()).stack_size(crate::STACK).spawn(move || self.watch(&bell))?;
         Ok(())
     }
 

@@ -26,6 +26,7 @@ mod error;
 mod fs;
 mod guard;
 mod handles;
+mod ids;
 mod inodes;
 mod kept;
 mod memory;
@@ -42,6 +43,9 @@ use std::path::PathBuf;
 
 pub use error::{Error, Result};
 pub use server::serve;
+
+/// The stacks of all threads: gVisor counts the whole of each as memory.
+const STACK: usize = 256 << 10;
 
 /// What is served.
 #[derive(Debug, Clone, PartialEq, Eq)]

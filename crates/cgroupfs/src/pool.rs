@@ -19,7 +19,8 @@ impl Pool {
         let queue = Arc::new(Mutex::new(queue));
         for index in 0..threads {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().name(format!("pool-{index}")).spawn(move || work(&queue))?;
+            let thread = thread::Builder::new().name(format!("pool-{index}")).stack_size(crate::STACK);
+            thread.spawn(move || work(&queue))?;
         }
         Ok(Self { jobs })
     }

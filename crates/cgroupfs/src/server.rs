@@ -20,10 +20,11 @@ use crate::bell::Bell;
 use crate::error::Doing as _;
 use crate::fs::CgroupFs;
 use crate::guard::Guard;
+use crate::ids::Ids;
 use crate::kept::Kept;
 use crate::pool::Pool;
 use crate::tree::Tree;
-use crate::{Config, Error, Hierarchy, Result, mounts, stir};
+use crate::{Config, Error, Hierarchy, Result, STACK, mounts, stir};
 
 /// The controller whose limits the guard enforces.
 const GUARDED: &str = "memory";
@@ -71,6 +72,7 @@ pub fn serve(config: &Config) -> Result<()> {
 /// Starts all, and says what is mounted, also when it fails.
 fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Result<Option<UnixListener>> {
     let pool = Pool::start(SLOW).doing("start threads for", "/dev/fuse")?;
+    let ids = Arc::new(Ids::default());
     let mut left = 0;
     for hierarchy in &config.hierarchies {
         if !hierarchy.backing.join(MEMBERS).exists() {
@@ -85,8 +87,9 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
     for hierarchy in &config.hierarchies {
         let kept = Arc::new(Kept::default());
         let bell = Bell::default();
-        mount(hierarchy, &kept, &pool, &bell, tell)?;
+        mount(hierarchy, &kept, &pool, &bell, &ids, tell)?;
         mounted.push(hierarchy.mount_point.clone());
+        ids.try_with(&hierarchy.mount_point, &hierarchy.backing).doing("look at", &hierarchy.mount_point)?;
         let procs = hierarchy.mount_point.join(MEMBERS);
         fs::read(&procs).doing("read", procs)?;
         if hierarchy.controller == GUARDED && config.guard {
@@ -98,9 +101,16 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
     config.ready_socket.as_deref().map(|socket| listen(socket, asked)).transpose()
 }
 
-fn mount(hierarchy: &Hierarchy, kept: &Arc<Kept>, pool: &Pool, bell: &Bell, tell: &Sender<End>) -> Result<()> {
+fn mount(
+    hierarchy: &Hierarchy,
+    kept: &Arc<Kept>,
+    pool: &Pool,
+    bell: &Bell,
+    ids: &Arc<Ids>,
+    tell: &Sender<End>,
+) -> Result<()> {
     let tree = Tree::new(hierarchy, Arc::clone(kept)).doing("look at", &hierarchy.backing)?;
-    let files = CgroupFs::new(Arc::new(tree), pool.clone(), bell.clone());
+    let files = CgroupFs::new(Arc::new(tree), pool.clone(), bell.clone(), Arc::clone(ids));
     let point = hierarchy.mount_point.clone();
     let device = mounts::stack(&point)?;
     let serving = Session::from_fd(files, device, SessionACL::All, fuser::Config::default());
@@ -142,5 +152,6 @@ fn listen(socket: &Path, asked: Vec<PathBuf>) -> Result<UnixListener> {
 }
 
 fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(job).map(drop).doing("start a thread for", name)
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    thread.spawn(job).map(drop).doing("start a thread for", name)
 }
