@@ -26,6 +26,9 @@ const WEB: &str = include_str!("../manifests/web.yaml");
 /// The kubelet looks at its Pods' disks every ten seconds, and at its own likewise.
 const NOTICED: Duration = Duration::from_secs(90);
 
+/// What is on a volume it counts once a minute.
+const COUNTED: Duration = Duration::from_secs(180);
+
 fn a_container_over_its_limit_of_memory_is_killed(cluster: &Cluster) {
     let namespace = cluster.namespace("resources-memory");
     namespace.apply(LIMITS);
@@ -108,7 +111,7 @@ fn a_pod_that_writes_too_much_is_evicted(cluster: &Cluster) {
     let uid = namespace.pod("writes").json["metadata"]["uid"].as_str().expect("a Pod has an ID").to_owned();
     let scratch = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/scratch");
     cluster.terrarium(&format!("exec -- dd if=/dev/zero of={scratch}/file bs=1M count=40 status=none")).succeeds();
-    eventually(NOTICED, || {
+    eventually(COUNTED, || {
         let status = namespace.json("get pod writes")["status"].clone();
         let exceeded = status["message"].as_str().is_some_and(|why| why.contains("ephemeral local storage usage"));
         if status["reason"] == "Evicted" && exceeded { Ok(()) } else { Err(format!("it was not evicted: {status}")) }
