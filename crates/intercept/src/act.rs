@@ -163,10 +163,10 @@ impl Tracer<'_> {
         trace::set_registers(pid, &again)
     }
 
-    /// The kernel has told a type of file system.
+    /// The kernel has told a type of file system; or it has failed, and what is in the buffer is nobody's.
     pub(crate) fn change_magic(&mut self, pid: i32, index: usize, registers: &Registers) {
-        let buffer = argument(registers, 1);
-        let Some(told) = memory::read(pid, buffer).map(u64::from_ne_bytes) else { return };
+        let Ok(buffer) = usize::try_from(argument(registers, 1)) else { return };
+        let Ok(told) = trace::peek(pid, buffer) else { return };
         let mut candidates = self.rules.magic.iter().filter(|magic| magic.from == told).peekable();
         if candidates.peek().is_none() {
             return;
@@ -179,7 +179,7 @@ impl Tracer<'_> {
             }
         };
         if let Some(magic) = candidates.find(holds)
-            && memory::write(pid, buffer, &magic.to.to_ne_bytes())
+            && trace::poke(pid, buffer, magic.to).is_ok()
         {
             self.counters.hit(magic.rule);
         }
