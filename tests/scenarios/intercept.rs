@@ -25,7 +25,10 @@ fn place(cluster: &Cluster, rules: &str) {
 fn a_programs_calls_are_changed_by_rules(cluster: &Cluster) {
     let before = Marks::of(cluster);
     // What the error is without the rules.
-    cluster.sh("terrarium exec -- cat /proc/sys/terrarium/file /etc/made").exits(1).complains("No such file or directory");
+    cluster
+        .sh("terrarium exec -- cat /proc/sys/terrarium/file /etc/made")
+        .exits(1)
+        .complains("No such file or directory");
     place(cluster, RULES);
     let exec = "terrarium exec --intercept /srv/intercept/rules --intercept-stats /srv/intercept/stats --";
     let script = "uname -r; cat /proc/sys/terrarium/file /etc/made; stat -f -c %t /proc; \
