@@ -12,7 +12,7 @@ crate::stories! {
 }
 
 const RULES: &str = r#"{
-    "statfs": [{"from": "0x9fa0", "to": "0x27e0eb", "below": ["/proc/sys"]}],
+    "statfs": [{"from": "0x9fa0", "to": "0x27e0eb", "below": ["/proc"]}],
     "redirect": [{"from": "/proc/sys/terrarium", "to": "/srv/intercept/to"}],
     "files": [{"path": "/etc/made", "content": "made\n"}],
     "uname": {"release": "6.1.0-terrarium"}}"#;
@@ -31,7 +31,7 @@ fn a_programs_calls_are_changed_by_rules(cluster: &Cluster) {
         .complains("No such file or directory");
     place(cluster, RULES);
     let exec = "terrarium exec --intercept /srv/intercept/rules --intercept-stats /srv/intercept/stats --";
-    let script = "uname -r; cat /proc/sys/terrarium/file /etc/made; stat -f -c %t /proc/sys/kernel; \
+    let script = "uname -r; cat /proc/sys/terrarium/file /etc/made; stat -f -c %t /proc; \
         echo written >/proc/sys/terrarium/new; exit 7";
     let said = cluster.sh(&format!("{exec} sh -c '{script}'")).exits(7).stdout;
     assert_eq!(said.lines().collect::<Vec<_>>(), ["6.1.0-terrarium", "redirected", "made", "27e0eb"]);

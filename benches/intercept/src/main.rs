@@ -1,5 +1,5 @@
-//! What interception costs: a few calls, timed with nothing, under the filter alone, under the tracer, and under a tracer that
-//! stops every call. Prints lines of MODE WHAT MICROSECONDS.
+//! What interception costs: a few calls, timed with nothing, under the filter alone, under a tracer that stops nothing, under
+//! ours, and under one that stops every call. Prints lines of MODE WHAT MICROSECONDS.
 //!
 //! Called with the number of passes it measures all; it calls itself for each mode, in turn, so that all see the same machine.
 
@@ -18,7 +18,7 @@ use terrarium_sys::process::{self, Fork};
 use terrarium_sys::trace::{self, Change, Options, Resume};
 use terrarium_sys::{process::kill, seccomp};
 
-const MODES: [&str; 5] = ["nothing", "filter", "traced", "redirected", "all"];
+const MODES: [&str; 6] = ["nothing", "filter", "watched", "traced", "redirected", "all"];
 /// What does not stop is made so often, and what does.
 const MANY: u32 = 20_000;
 const FEW: u32 = 2_000;
@@ -66,7 +66,8 @@ fn measure_as(mode: &str, directory: &Path) -> Result<()> {
             seccomp::install(&filter::program(rules.numbers(), Action::Nothing), 0)?;
             measure(mode, &file)
         }
-        "all" => stop_every_call(|| measure(mode, &file)),
+        "all" => trace_with(Resume::ToCall, || measure(mode, &file)),
+        "watched" => trace_with(Resume::Freely, || measure(mode, &file)),
         _ => {
             let file = if mode == "redirected" { Path::new(FROM).join("file") } else { file };
             let arguments = [OsString::from("measure"), mode.into(), file.into()];
@@ -98,8 +99,8 @@ fn measure(mode: &str, file: &Path) -> Result<()> {
     time("open+close", FEW, &mut || Ok(File::open(file).map(drop)?))
 }
 
-/// As tracers do that know no filter.
-fn stop_every_call(body: impl FnOnce() -> Result<()>) -> Result<()> {
+/// As tracers do that know no filter: they stop every call, or none.
+fn trace_with(resume: Resume, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let (go, going) = nix::unistd::pipe()?;
     let child = match process::fork()? {
         Fork::Child => {
@@ -117,8 +118,8 @@ fn stop_every_call(body: impl FnOnce() -> Result<()>) -> Result<()> {
         match change {
             Change::Exited(0) => return Ok(()),
             Change::Exited(_) | Change::Killed(_) => bail!("it ended: {change:?}"),
-            Change::Signalled(signal) => trace::resume(pid, Resume::ToCall, signal)?,
-            Change::AtCall | Change::Event(..) => trace::resume(pid, Resume::ToCall, 0)?,
+            Change::Signalled(signal) => trace::resume(pid, resume, signal)?,
+            Change::AtCall | Change::Event(..) => trace::resume(pid, resume, 0)?,
         }
     }
     bail!("it was not heard of")

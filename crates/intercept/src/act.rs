@@ -1,7 +1,7 @@
 //! What is done at a chosen call, before it and after it.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::libc;
 use terrarium_sys::trace::{self, Registers, Resume};
@@ -116,7 +116,7 @@ impl Tracer<'_> {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
                 (
                     libc::SYS_mmap,
-                    [0, path.len() as u64, protection(libc::PROT_READ | libc::PROT_WRITE), bits(flags), u64::MAX],
+                    [0, path.len() as u64, bits(libc::PROT_READ | libc::PROT_WRITE), bits(flags), u64::MAX],
                 )
             }
             Opening::File { page } => {
@@ -124,7 +124,7 @@ impl Tracer<'_> {
                 (libc::SYS_open, [page, bits(libc::O_RDONLY | libc::O_CLOEXEC), 0, 0, 0])
             }
             Opening::Map { fd, .. } => {
-                (libc::SYS_mmap, [0, Window::SIZE, protection(libc::PROT_READ), bits(libc::MAP_SHARED), fd])
+                (libc::SYS_mmap, [0, Window::SIZE, bits(libc::PROT_READ), bits(libc::MAP_SHARED), fd])
             }
             Opening::Close { fd, .. } => (libc::SYS_close, [fd, 0, 0, 0, 0]),
             Opening::Unmap { page, .. } => (libc::SYS_munmap, [page, path.len() as u64, 0, 0, 0]),
@@ -163,10 +163,10 @@ impl Tracer<'_> {
         trace::set_registers(pid, &again)
     }
 
-    /// The kernel has told a type of file system.
+    /// The kernel has told a type of file system; or it has failed, and what is in the buffer is nobody's.
     pub(crate) fn change_magic(&mut self, pid: i32, index: usize, registers: &Registers) {
-        let buffer = argument(registers, 1);
-        let Some(told) = memory::read(pid, buffer).map(u64::from_ne_bytes) else { return };
+        let Ok(buffer) = usize::try_from(argument(registers, 1)) else { return };
+        let Ok(told) = trace::peek(pid, buffer) else { return };
         let mut candidates = self.rules.magic.iter().filter(|magic| magic.from == told).peekable();
         if candidates.peek().is_none() {
             return;
@@ -179,19 +179,18 @@ impl Tracer<'_> {
             }
         };
         if let Some(magic) = candidates.find(holds)
-            && memory::write(pid, buffer, &magic.to.to_ne_bytes())
+            && trace::poke(pid, buffer, magic.to).is_ok()
         {
             self.counters.hit(magic.rule);
         }
     }
 
-    fn place_of(&self, pid: i32, index: usize, registers: &Registers) -> Option<std::path::PathBuf> {
+    fn place_of(&self, pid: i32, index: usize, registers: &Registers) -> Option<PathBuf> {
         if CALLS[index].kind == Kind::Fstatfs {
             return read_link(pid, &format!("fd/{}", argument(registers, 0) as i32));
         }
         let path = memory::read_string(pid, argument(registers, 0))?;
-        let led = self.lead(pid, libc::AT_FDCWD, &path, true, index)?;
-        Some(if led.path == Path::new("") { "/".into() } else { led.path })
+        Some(self.lead(pid, libc::AT_FDCWD, &path, true, index, true)?.path)
     }
 
     /// The kernel has told its names.
@@ -216,8 +215,4 @@ impl Tracer<'_> {
 
 fn bits(flags: i32) -> u64 {
     u64::from(flags.cast_unsigned())
-}
-
-fn protection(flags: i32) -> u64 {
-    bits(flags)
 }

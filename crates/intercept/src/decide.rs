@@ -61,7 +61,7 @@ impl Tracer<'_> {
             return Decision::Untouched;
         }
         let Some(said) = said(pid, registers, call) else { return Decision::Untouched };
-        let Some(led) = self.lead(pid, directory, &path, follows(call.deed, said.flags), index) else {
+        let Some(led) = self.lead(pid, directory, &path, follows(call.deed, said.flags), index, false) else {
             return Decision::Untouched;
         };
         match (self.rules.map.place(&led.path, index), led.by) {
@@ -76,8 +76,17 @@ impl Tracer<'_> {
         self.known(pid).is_some_and(|thread| thread.process.has_root.get())
     }
 
-    /// Walks the path of a call. None: it is the kernel's to say what is wrong with it, or it leads where no rule is about.
-    pub(crate) fn lead(&self, pid: i32, directory: i32, path: &[u8], follow: bool, index: usize) -> Option<Led> {
+    /// Walks the path of a call. None: it is the kernel's to say what is wrong with it, or, unless that is to be known always,
+    /// it leads where no redirect is about.
+    pub(crate) fn lead(
+        &self,
+        pid: i32,
+        directory: i32,
+        path: &[u8],
+        follow: bool,
+        index: usize,
+        always: bool,
+    ) -> Option<Led> {
         let map = &self.rules.map;
         if path.is_empty() {
             return None;
@@ -95,7 +104,7 @@ impl Tracer<'_> {
             let mut whole = base.as_os_str().as_bytes().to_vec();
             whole.push(b'/');
             whole.extend_from_slice(path);
-            if by.is_none() && !self.has_root(pid) && !map.concerns(&whole) {
+            if !always && by.is_none() && !self.has_root(pid) && !map.concerns(&whole) {
                 return None;
             }
         }

@@ -109,6 +109,26 @@ pub fn event_message(pid: i32) -> io::Result<u64> {
     Ok(message)
 }
 
+/// A word of a stopped thread's memory (`PTRACE_PEEKDATA`).
+///
+/// # Errors
+/// As for [`resume`]; EIO or EFAULT: there is nothing.
+pub fn peek(pid: i32, address: usize) -> io::Result<u64> {
+    let mut word: libc::c_long = 0;
+    // SAFETY: the system call, other than the C library's function, writes one long to what `data` points to, which outlives
+    // the call. The address is in the other thread's memory.
+    let status = unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_PEEKDATA, pid, address, &raw mut word) };
+    if status == -1 { Err(io::Error::last_os_error()) } else { Ok(word.cast_unsigned()) }
+}
+
+/// Changes a word of a stopped thread's memory (`PTRACE_POKEDATA`).
+///
+/// # Errors
+/// As for [`peek`].
+pub fn poke(pid: i32, address: usize, word: u64) -> io::Result<()> {
+    request(libc::PTRACE_POKEDATA, pid, address, usize::try_from(word).map_err(io::Error::other)?)
+}
+
 /// The registers of a stopped thread.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use terrarium_intercept::{Rules, Stats, run};
 pub const TRACER: &str = "--tracer";
 pub const INSIDE: &str = "--inside";
 /// How long one program may take until it is taken to hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// As a program: `RULES STATS PROGRAM ARGUMENT…`.
 pub fn tracer(words: &[String]) -> ExitCode {

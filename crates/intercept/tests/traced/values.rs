@@ -17,6 +17,7 @@ pub fn types_are_changed_below_a_path_alone() {
     outcome(&mut setup.inside(&["magic", "/proc/sys/kernel"])).says("1 1\n");
     outcome(&mut setup.inside(&["magic", "/proc/../proc/sys"])).says("1 1\n");
     outcome(&mut setup.inside(&["magic", "/proc"])).says("2 2\n");
+    setup.sh("cd /proc && stat -f -c %t sys . sys/kernel/..").says("1\n2\n1\n");
     let setup = Setup::new(r#"{"statfs": [{"from": "0x9fa0", "to": "0x1", "below": ["/sys"]}]}"#);
     outcome(&mut setup.inside(&["magic", "/proc"])).says("9fa0 9fa0\n");
 }
