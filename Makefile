@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-network bench-oci bench-pods clean
+.PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-cgroupfs bench-network bench-oci bench-pods clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,9 @@ check: ## format, lints, docs, licences
 
 bench: build ## compare with peers, in the same run
 	@scripts/bench
+
+bench-cgroupfs: build ## what reading cgroups through the FUSE server costs, and the server itself
+	@scripts/bench-cgroupfs
 
 bench-network: build ## what Services cost beside direct connections, in the same run
 	@scripts/bench-network
