@@ -4,7 +4,11 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-intercept bench-network bench-oci bench-pods clean
+=======
+.PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-cgroupfs bench-network bench-oci bench-pods clean
+>>>>>>> cgroupfs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,8 +46,13 @@ check: ## format, lints, docs, licences
 bench: build ## compare with peers, in the same run
 	@scripts/bench
 
+<<<<<<< HEAD
 bench-intercept: build ## what interception costs beside plain and fully traced calls, in the same run
 	@scripts/bench-intercept
+=======
+bench-cgroupfs: build ## what reading cgroups through the FUSE server costs, and the server itself
+	@scripts/bench-cgroupfs
+>>>>>>> cgroupfs
 
 bench-network: build ## what Services cost beside direct connections, in the same run
 	@scripts/bench-network

@@ -84,7 +84,7 @@ impl Sampler {
         let own_rss = resident.first().map_or(0, |(_, held)| *held);
         let rss: u64 = resident.iter().map(|(_, held)| held).sum();
         let (own, total) = match self.has_account {
-            true => self.own_and_total(cgroup)?,
+            true => self.own_and_total(cgroup, resident.iter().map(|(below, _)| below.as_path()))?,
             false => (own_rss, rss),
         };
         // Resident sets have pages of programs that are charged elsewhere.
@@ -92,29 +92,30 @@ impl Sampler {
         Ok(Usage { own: held(own, own_rss), total: held(total, rss) })
     }
 
-    /// What a cgroup holds without those below, and with them.
-    fn own_and_total(&self, cgroup: &Path) -> io::Result<(u64, u64)> {
+    /// What a cgroup holds without those right below, which are among others, and with them.
+    fn own_and_total<'a>(&self, cgroup: &Path, among: impl Iterator<Item = &'a Path>) -> io::Result<(u64, u64)> {
         let total = self.total(cgroup)?;
-        let below: u64 = children(cgroup)?.iter().filter_map(|child| self.total(child).ok()).sum();
+        let children = among.filter(|path| path.parent() == Some(cgroup));
+        let below: u64 = children.filter_map(|child| self.total(child).ok()).sum();
         Ok((total.saturating_sub(below), total))
     }
 
     /// A cgroup and all below it, with what each holds by itself.
     pub fn parts(&self, cgroup: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
-        if !self.has_account {
-            return survey(cgroup, resident);
+        let mut parts = survey(cgroup, resident)?;
+        if self.has_account {
+            let cgroups: Vec<PathBuf> = parts.iter().map(|(cgroup, _)| cgroup.clone()).collect();
+            for (cgroup, held) in &mut parts {
+                let known = self.own_and_total(cgroup, cgroups.iter().map(PathBuf::as_path));
+                *held = known.map_or(0, |(own, _)| own);
+            }
         }
-        let cgroups = survey(cgroup, |_| 0)?.into_iter().map(|(cgroup, _)| cgroup);
-        Ok(cgroups.map(|cgroup| (self.own_and_total(&cgroup).map_or(0, |(own, _)| own), cgroup)).map(swap).collect())
+        Ok(parts)
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<PathBuf, (Instant, Usage)>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn swap<A, B>((a, b): (A, B)) -> (B, A) {
-    (b, a)
 }
 
 /// A cgroup and all below it, each with the sum of a figure of its members. A process counts once: its threads may be in

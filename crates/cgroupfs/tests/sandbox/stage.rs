@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use terrarium_cgroupfs::{Config, Hierarchy};
 
 pub const ROOT: &str = "/sys/fs/cgroup";
-const BACKING: &str = "/run/cgroupfs-backing";
+pub const BACKING: &str = "/run/cgroupfs-backing";
 const READY: &str = "/run/cgroupfs-ready";
 /// Those that lack something.
 pub const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
