@@ -90,7 +90,7 @@ fn a_node_stands_on_interception(cluster: &Cluster) {
     cluster.kill(&["kubelet"]);
     cluster.eventually_replaced("kubelet", killed, std::time::Duration::from_secs(30));
     cluster.eventually_runs(std::time::Duration::from_secs(60));
-    let kubelets = cluster.sh("pgrep -fc 'kubernetes kubelet '").stdout;
+    let kubelets = cluster.sh("pgrep -fc '[k]ubernetes kubelet '").stdout;
     assert_eq!(kubelets.trim(), "2", "the tracer and the traced one, and none that was left");
     namespace.keep();
     cluster.terrarium("down --purge").succeeds();
