@@ -42,6 +42,7 @@ mod usage;
 use std::path::PathBuf;
 
 pub use error::{Error, Result};
+pub use mounts::detach_left;
 pub use server::serve;
 
 /// The stacks of all threads: gVisor counts the whole of each as memory.

@@ -39,7 +39,10 @@ pub(crate) fn detach(point: &Path) -> Result<()> {
 /// Takes off what earlier servers left: all that is FUSE, down to what is not. Returns how many.
 ///
 /// The table of mounts does not tell: gVisor 2024-07 leaves those out whose server is dead.
-pub(crate) fn detach_left(point: &Path) -> Result<usize> {
+///
+/// # Errors
+/// The place cannot be looked at, or not be unmounted.
+pub fn detach_left(point: &Path) -> Result<usize> {
     for taken in 0..MOST_LEFT {
         match statfs(point) {
             Ok(system) if system.filesystem_type() == FUSE_SUPER_MAGIC => {}

@@ -286,12 +286,10 @@ impl Action {
                 }
                 Ok(())
             }
-            Self::Stack { target } => {
-                while namespace::topmost_type(target)?.is_some_and(|fstype| fstype.starts_with("fuse")) {
-                    nix::mount::umount2(target, MntFlags::MNT_DETACH)?;
-                }
-                Ok(())
-            }
+            Self::Stack { target } => match fs::metadata(target) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                _ => terrarium_cgroupfs::detach_left(target).map(drop).map_err(io::Error::other),
+            },
             // The cluster's own network namespace takes it along.
             Self::DefaultRoute => Ok(()),
             Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),

@@ -199,14 +199,6 @@ pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|target| Path::new(&unescape(target)) == path))
 }
 
-/// The type of what is mounted at the path and seen there: of several mounts, the last one.
-pub(crate) fn topmost_type(path: &Path) -> io::Result<Option<String>> {
-    let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let fstype = |line: &str| Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned());
-    let here = |line: &&str| line.split(' ').nth(4).is_some_and(|target| Path::new(&unescape(target)) == path);
-    Ok(mounts.lines().filter(here).filter_map(fstype).last())
-}
-
 /// Undoes mountinfo's octal escapes of space, tab, newline and backslash (proc_pid_mountinfo(5)).
 fn unescape(field: &str) -> String {
     field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
