@@ -4,11 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-intercept bench-network bench-oci bench-pods clean
-=======
-.PHONY: help up down shell build test chaos conformance oci-conformance critest check bench bench-cgroupfs bench-network bench-oci bench-pods clean
->>>>>>> cgroupfs
+.PHONY: help up down shell build test chaos soak conformance oci-conformance critest check bench bench-cgroupfs bench-intercept bench-network bench-oci bench-pods clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,6 +27,9 @@ test: build ## all tests; the scenarios in tests/ run in real sandboxes (MATRIX=
 chaos: build ## fifty rounds of up and down and of kill -9 (CHAOS_ROUNDS)
 	@scripts/chaos
 
+soak: build ## a cluster left to itself for an hour in each build of gVisor (SOAK_MINUTES, BUILDS)
+	@scripts/soak $(BUILDS)
+
 conformance: build ## the network specs of Kubernetes's own conformance suite (BUILDS, FOCUS)
 	@scripts/conformance $(BUILDS)
 
@@ -46,13 +45,11 @@ check: ## format, lints, docs, licences
 bench: build ## compare with peers, in the same run
 	@scripts/bench
 
-<<<<<<< HEAD
-bench-intercept: build ## what interception costs beside plain and fully traced calls, in the same run
-	@scripts/bench-intercept
-=======
 bench-cgroupfs: build ## what reading cgroups through the FUSE server costs, and the server itself
 	@scripts/bench-cgroupfs
->>>>>>> cgroupfs
+
+bench-intercept: build ## what interception costs beside plain and fully traced calls, in the same run
+	@scripts/bench-intercept
 
 bench-network: build ## what Services cost beside direct connections, in the same run
 	@scripts/bench-network
