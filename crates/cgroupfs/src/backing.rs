@@ -1,15 +1,38 @@
 //! The sandbox's own cgroups.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// The members of a cgroup, by their thread groups.
 pub(crate) const MEMBERS: &str = "cgroup.procs";
 
+/// All that an open file says. Such files say all at once: what is shorter than what was asked for is the whole, and no
+/// call is spent on asking once more.
+pub(crate) fn read_open(file: &File) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let asked = content.len() - length;
+        let got = file.read_at(&mut content[length..], length as u64)?;
+        length += got;
+        if got < asked {
+            content.truncate(length);
+            return Ok(content);
+        }
+        content.resize(length * 2, 0);
+    }
+}
+
+/// All that a file says.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_open(&File::open(path)?)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// The number in a file; -1, by which gVisor and users say "no limit", is the greatest.
 pub(crate) fn number(path: &Path) -> io::Result<u64> {
-    parse(&fs::read_to_string(path)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    parse(&read(path)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn parse(text: &str) -> Option<u64> {
@@ -19,7 +42,7 @@ fn parse(text: &str) -> Option<u64> {
 
 /// The processes of a cgroup, without those below. They are sorted. Those that this one cannot see have no number.
 pub(crate) fn members(cgroup: &Path) -> io::Result<Vec<i32>> {
-    let text = fs::read_to_string(cgroup.join(MEMBERS))?;
+    let text = read(&cgroup.join(MEMBERS))?;
     Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
 }
 
@@ -48,6 +71,16 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_files_are_read_in_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("procs");
+        for length in [0, 1, 4095, 4096, 4097, 20_000] {
+            fs::write(&path, "7".repeat(length)).unwrap();
+            assert_eq!(read(&path).unwrap().len(), length);
+        }
+    }
 
     #[test]
     fn less_than_nothing_is_no_limit() {

@@ -8,6 +8,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,7 @@ use fuser::{
     ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::backing::read_open;
 use crate::bell::Bell;
 use crate::handles::{Handles, Text, part};
 use crate::ids::Ids;
@@ -27,9 +29,10 @@ use crate::memory::LIMIT;
 use crate::pool::Pool;
 use crate::tree::Tree;
 
-/// How long the kernel may believe what it was told of a name and of attributes. All changes come through the mount, of
-/// which the kernel knows by itself; only those that somebody makes behind it are seen so late.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// How long the kernel may believe what it was told of a name and of attributes: longer than cAdvisor takes to come back.
+/// All changes come through the mount, and the kernel knows of them by itself. Only those that somebody makes behind it are
+/// seen so late; a file of a cgroup that is gone then says so when it is opened.
+const BELIEVED: Duration = Duration::from_secs(60);
 /// The number of a file that nobody has looked up yet (`FUSE_UNKNOWN_INO`).
 const UNKNOWN: u64 = 0xFFFF_FFFF;
 /// The size of files that are not open: what sysfs says, too.
@@ -50,6 +53,8 @@ pub(crate) struct CgroupFs {
 struct File {
     node: Node,
     text: Mutex<Text>,
+    /// The sandbox's own file, if it is read.
+    own: Option<fs::File>,
 }
 
 struct Entry {
@@ -59,6 +64,24 @@ struct Entry {
 }
 
 impl File {
+    /// What it says is fixed now. What cannot be read, though it is there, says so when it is read.
+    fn open(node: Node, tree: &Tree, flags: OpenFlags) -> io::Result<Self> {
+        let is_read = !matches!(flags.acc_mode(), OpenAccMode::O_WRONLY);
+        let own = match node.kind {
+            Kind::Own if is_read => Some(fs::File::open(&node.path)?),
+            _ => None,
+        };
+        let file = Self { node, text: Mutex::default(), own };
+        if is_read && let Ok(content) = file.read(tree) {
+            *file.text() = Text::new(content);
+        }
+        Ok(file)
+    }
+
+    fn read(&self, tree: &Tree) -> io::Result<Vec<u8>> {
+        self.own.as_ref().map_or_else(|| tree.read(&self.node), read_open)
+    }
+
     fn text(&self) -> MutexGuard<'_, Text> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,10 +114,11 @@ impl CgroupFs {
     fn attributes(&self, number: INodeNo, handle: Option<FileHandle>) -> Result<FileAttr, Errno> {
         let node = self.node(number)?;
         let open = handle.and_then(|handle| self.files.get(handle.0));
-        let length = open.and_then(|open| open.text().len());
-        let metadata = match node.kind {
-            Kind::Added(_) => None,
-            Kind::Cgroup | Kind::Own => Some(fs::symlink_metadata(&node.path)?),
+        let length = open.as_ref().and_then(|open| open.text().len());
+        let metadata = match (node.kind, open.as_ref().and_then(|open| open.own.as_ref())) {
+            (Kind::Added(_), _) => None,
+            (_, Some(own)) => Some(own.metadata()?),
+            (_, None) => Some(fs::symlink_metadata(&node.path)?),
         };
         Ok(self.told(attributes(number.0, &node, metadata, length.unwrap_or(SIZE))?))
     }
@@ -202,11 +226,6 @@ fn attributes(number: u64, node: &Node, metadata: Option<fs::Metadata>, size: u6
     })
 }
 
-/// Whether a file is opened for reading.
-fn reads(flags: OpenFlags) -> bool {
-    !matches!(flags.acc_mode(), OpenAccMode::O_WRONLY)
-}
-
 fn answer_entry(reply: ReplyEntry, entry: Result<FileAttr, Errno>) {
     match entry {
         Ok(attributes) => reply.entry(&BELIEVED, &attributes, Generation(0)),
@@ -278,10 +297,11 @@ impl Filesystem for CgroupFs {
         };
         let (tree, files) = (Arc::clone(&self.tree), Arc::clone(&self.files));
         self.at_its_time(node.kind, move || {
-            // What cannot be read will say so when it is.
-            let said = reads(flags).then(|| tree.read(&node).ok()).flatten();
-            let text = Mutex::new(said.map(Text::new).unwrap_or_default());
-            let handle = files.open(File { node, text });
+            let file = match File::open(node, &tree, flags) {
+                Ok(file) => file,
+                Err(error) => return reply.error(error.into()),
+            };
+            let handle = files.open(file);
             reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
         });
     }
@@ -303,7 +323,7 @@ impl Filesystem for CgroupFs {
             return reply.data(part(&content, offset, size));
         }
         let tree = Arc::clone(&self.tree);
-        self.at_its_time(file.node.kind, move || match tree.read(&file.node) {
+        self.at_its_time(file.node.kind, move || match file.read(&tree) {
             Ok(content) => reply.data(part(&file.text().renew(content), offset, size)),
             Err(error) => reply.error(error.into()),
         });

@@ -4,7 +4,7 @@ use std::fs;
 
 /// All pages of a process, in bytes: its own, shared ones, and those of mapped files. Nothing when it has ended.
 pub(crate) fn resident(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let text = crate::backing::read(format!("/proc/{pid}/statm").as_ref()).unwrap_or_default();
     resident_pages(&text).unwrap_or_default().saturating_mul(rustix::param::page_size() as u64)
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::added::Added;
-use crate::backing::{MEMBERS, write};
+use crate::backing::{MEMBERS, read_open, write};
 use crate::inodes::{Kind, Node};
 use crate::kept::Kept;
 use crate::memory::{NO_LIMIT, Sandbox, Stat, least_limit, stat};
@@ -74,7 +74,7 @@ impl Tree {
     pub fn read(&self, node: &Node) -> io::Result<Vec<u8>> {
         match node.kind {
             Kind::Cgroup => Err(Errno::ISDIR.into()),
-            Kind::Own => fs::read(&node.path),
+            Kind::Own => read_open(&fs::File::open(&node.path)?),
             Kind::Added(added) => self.tell(added, &node.path).map(String::into_bytes),
         }
     }
