@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down shell build test chaos soak conformance oci-conformance critest check bench bench-cgroupfs bench-intercept bench-network bench-oci bench-pods clean
+.PHONY: help up down shell build test chaos soak conformance oci-conformance critest check bench bench-cgroupfs bench-intercept bench-kubelet bench-network bench-oci bench-pods clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ bench-cgroupfs: build ## what reading cgroups through the FUSE server costs, and
 
 bench-intercept: build ## what interception costs beside plain and fully traced calls, in the same run
 	@scripts/bench-intercept
+
+bench-kubelet: build ## what the kubelet takes with 50 Pods, with and without interception
+	@scripts/bench-kubelet
 
 bench-network: build ## what Services cost beside direct connections, in the same run
 	@scripts/bench-network

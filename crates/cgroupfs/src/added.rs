@@ -1,17 +1,13 @@
 //! The files that a cgroup of gVisor lacks, by their names in the kernel's documentation
 //! (Documentation/admin-guide/cgroup-v1).
 
+use crate::cpuacct::Told;
+
 /// A file that is computed or kept by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Added {
-    /// `cpuacct.usage_percpu`
-    UsagePerCpu,
-    /// `cpuacct.usage_percpu_user`
-    UsagePerCpuUser,
-    /// `cpuacct.usage_percpu_sys`
-    UsagePerCpuSystem,
-    /// `cpuacct.usage_all`
-    UsageAll,
+    /// One that tells processor time.
+    Time(Told),
     /// `cpu.stat`
     CpuStat,
     /// `memory.usage_in_bytes`
@@ -51,10 +47,14 @@ const READ_WRITE: u16 = 0o644;
 const WRITE: u16 = 0o222;
 
 const FILES: &[(Added, &str, Of, u16)] = &[
-    (Added::UsagePerCpu, "cpuacct.usage_percpu", Of::Controller("cpuacct"), READ),
-    (Added::UsagePerCpuUser, "cpuacct.usage_percpu_user", Of::Controller("cpuacct"), READ),
-    (Added::UsagePerCpuSystem, "cpuacct.usage_percpu_sys", Of::Controller("cpuacct"), READ),
-    (Added::UsageAll, "cpuacct.usage_all", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::Ticks), "cpuacct.stat", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::All), "cpuacct.usage", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::User), "cpuacct.usage_user", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::System), "cpuacct.usage_sys", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::AllEach), "cpuacct.usage_percpu", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::UserEach), "cpuacct.usage_percpu_user", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::SystemEach), "cpuacct.usage_percpu_sys", Of::Controller("cpuacct"), READ),
+    (Added::Time(Told::Table), "cpuacct.usage_all", Of::Controller("cpuacct"), READ),
     (Added::CpuStat, "cpu.stat", Of::Controller("cpu"), READ),
     (Added::MemoryUsage, "memory.usage_in_bytes", Of::Controller("memory"), READ),
     (Added::MemoryMaxUsage, "memory.max_usage_in_bytes", Of::Controller("memory"), READ_WRITE),
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_hierarchy_has_its_own_files_and_those_of_every_one() {
-        assert_eq!(Added::named("cpuacct.usage_percpu", "cpuacct", false), Some(Added::UsagePerCpu));
+        assert_eq!(Added::named("cpuacct.usage_percpu", "cpuacct", false), Some(Added::Time(Told::AllEach)));
         assert_eq!(Added::named("cpuacct.usage_percpu", "memory", false), None);
         assert_eq!(Added::named("notify_on_release", "pids", false), Some(Added::NotifyOnRelease));
         assert_eq!(Added::named("release_agent", "pids", false), None);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::cpuacct::Time;
+
 /// Of one cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Values {
@@ -13,6 +15,8 @@ pub(crate) struct Values {
     pub fail_count: u64,
     /// How many of its processes were ended for want of memory.
     pub oom_kills: u64,
+    /// The time of cgroups below that were removed.
+    pub ended: Time,
     pub clone_children: bool,
     pub notify_on_release: bool,
 }
@@ -52,6 +56,13 @@ impl Kept {
                 values.clone_children = parent.clone_children;
                 values.notify_on_release = parent.notify_on_release;
             });
+        }
+    }
+
+    /// A cgroup that took so much time is removed: those above it go on counting that.
+    pub fn ended(&self, cgroup: &Path, time: Time, root: &Path) {
+        for above in cgroup.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
+            self.change(above, |values| values.ended += time);
         }
     }
 

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::io::Errno;
 
 use crate::added::Added;
 use crate::backing::{MEMBERS, read_open, write};
+use crate::cpuacct::Time;
 use crate::inodes::{Kind, Node};
 use crate::kept::Kept;
 use crate::memory::{NO_LIMIT, Sandbox, Stat, least_limit, stat};
@@ -22,6 +23,10 @@ pub(crate) struct Tree {
     pub kept: Arc<Kept>,
     sampler: Sampler,
     processors: u64,
+    /// Whether the sandbox tells time by its kinds, from which all files about it are made.
+    has_times: bool,
+    /// Held by who removes a cgroup: until its time is kept, nobody is to look at those above it.
+    removing: RwLock<()>,
 }
 
 impl Tree {
@@ -32,16 +37,19 @@ impl Tree {
             kept,
             sampler: Sampler::new(&hierarchy.backing),
             processors: cpuacct::processors()?,
+            has_times: hierarchy.controller == "cpuacct" && Time::of(&hierarchy.backing).is_ok(),
+            removing: RwLock::default(),
         })
     }
 
-    /// What is at a path: the sandbox's own, else what is added. What is held in the root cgroup is not all that is
-    /// held in the sandbox, and there may be no account at all: then the added file is true.
+    /// What is at a path: the sandbox's own, else what is added. The sandbox's own forgets the time of what was removed; what
+    /// is held in its root cgroup is not all that is held in the sandbox, and there may be no account at all: then the
+    /// added file is true.
     pub fn find(&self, path: &Path) -> io::Result<(Kind, Option<fs::Metadata>)> {
         let added = self.added(path);
         if let Some(added) = added
-            && added == Added::MemoryUsage
-            && (self.is_in_root(path) || !self.sampler.has_account())
+            && (self.has_times && matches!(added, Added::Time(_))
+                || added == Added::MemoryUsage && (self.is_in_root(path) || !self.sampler.has_account()))
             && path.parent().is_some_and(Path::is_dir)
         {
             return Ok((Kind::Added(added), None));
@@ -83,9 +91,7 @@ impl Tree {
         let cgroup = path.parent().ok_or(Errno::NODEV)?;
         let flag = |value: bool| format!("{}\n", u8::from(value));
         Ok(match added {
-            Added::UsagePerCpu | Added::UsagePerCpuUser | Added::UsagePerCpuSystem | Added::UsageAll => {
-                cpuacct::tell(added, cgroup, self.processors)?
-            }
+            Added::Time(told) => cpuacct::tell(told, self.time(cgroup)?, self.processors),
             // gVisor never holds a task back.
             Added::CpuStat => "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n".to_owned(),
             Added::MemoryUsage => format!("{}\n", self.usage(cgroup)?),
@@ -101,6 +107,12 @@ impl Tree {
             Added::NotifyOnRelease => flag(self.kept.get(cgroup).notify_on_release),
             Added::ReleaseAgent => format!("{}\n", self.kept.release_agent()),
         })
+    }
+
+    /// Of a cgroup and all that are or were below it.
+    fn time(&self, cgroup: &Path) -> io::Result<Time> {
+        let _all_is_kept = self.removing.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Time::of(cgroup)? + self.kept.get(cgroup).ended)
     }
 
     /// Bytes that are held in a cgroup and below; in the root one, in the whole sandbox.
@@ -181,12 +193,16 @@ impl Tree {
 
     /// Removes a cgroup.
     pub fn remove(&self, cgroup: &Path) -> io::Result<()> {
+        let _removing = self.removing.write().unwrap_or_else(PoisonError::into_inner);
+        // Nobody is in it any more who could add to that; if somebody is, it stays.
+        let time = if self.has_times { Time::of(cgroup).unwrap_or_default() } else { Time::default() };
         match fs::remove_dir(cgroup) {
             // The kernel says that it is busy.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(Errno::BUSY.into()),
             Err(error) => Err(error),
             Ok(()) => {
                 self.kept.remove(cgroup);
+                self.kept.ended(cgroup, time, &self.hierarchy.backing);
                 Ok(())
             }
         }
@@ -206,6 +222,7 @@ fn thread_group(thread: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpuacct::Told;
 
     fn tree_of(controller: &str) -> (tempfile::TempDir, Tree) {
         let backing = tempfile::tempdir().unwrap();
@@ -235,7 +252,7 @@ mod tests {
         let (_backing, tree) = tree_of("cpuacct");
         assert_eq!(node(&tree, "a").kind, Kind::Cgroup);
         assert_eq!(node(&tree, "a/cpuacct.usage").kind, Kind::Own);
-        assert_eq!(node(&tree, "a/cpuacct.usage_percpu").kind, Kind::Added(Added::UsagePerCpu));
+        assert_eq!(node(&tree, "a/cpuacct.usage_percpu").kind, Kind::Added(Added::Time(Told::AllEach)));
         assert!(tree.find(&tree.hierarchy.backing.join("a/memory.stat")).is_err());
         assert!(tree.find(&tree.hierarchy.backing.join("b/cpuacct.usage_percpu")).is_err());
         let (_backing, tree) = tree_of("memory");
@@ -268,6 +285,25 @@ mod tests {
         assert_eq!(says(&tree, "a/memory.failcnt"), "0\n");
         assert_eq!(says(&tree, "a/notify_on_release"), "1\n");
         assert_eq!(says(&tree, "release_agent"), "/bin/agent\n");
+    }
+
+    #[test]
+    fn the_time_of_removed_cgroups_goes_on_counting_above_them() {
+        let (backing, _) = tree_of("cpuacct");
+        for (file, time) in [("cpuacct.usage_user", 50), ("cpuacct.usage_sys", 7)] {
+            for cgroup in [backing.path().to_owned(), backing.path().join("a")] {
+                fs::write(cgroup.join(file), format!("{time}\n")).unwrap();
+            }
+        }
+        let hierarchy =
+            Hierarchy { controller: "cpuacct".into(), backing: backing.path().into(), mount_point: "/nowhere".into() };
+        let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
+        assert_eq!((says(&tree, "a/cpuacct.usage"), says(&tree, "cpuacct.usage")), ("57\n".into(), "57\n".into()));
+        tree.kept.ended(&backing.path().join("a/gone"), Time { user: 3, system: 40 }, backing.path());
+        assert_eq!(
+            (says(&tree, "a/cpuacct.usage"), says(&tree, "cpuacct.usage_user")),
+            ("100\n".into(), "53\n".into())
+        );
     }
 
     #[test]

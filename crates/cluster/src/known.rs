@@ -114,6 +114,11 @@ const TABLE: &[Known] = &[
     survivable(&[KUBELET], "open /sys/class/net", CHANGES_NOTHING),
     survivable(&[KUBELET], "physical package id", CHANGES_NOTHING),
     survivable(&[KUBELET], "\"/proc/diskstats\" was not found", CHANGES_NOTHING),
+    survivable(
+        &[KUBELET],
+        "cumulative stats decrease",
+        "cgroupfs was started again, and with it the time of removed cgroups began anew",
+    ),
     survivable(&[KUBELET], "cpuacct.usage_percpu: no such file", "the figures of one sample are incomplete"),
     survivable(&[KUBELET], "oom_control", "gVisor has no file that tells of processes killed for memory"),
     survivable(

@@ -57,6 +57,23 @@ pub fn what_a_process_burns_is_counted() {
     assert!(whole >= after && ticks.abs_diff(whole) < 300_000_000, "{after} {whole} {ticks}");
 }
 
+pub fn the_time_of_a_removed_cgroup_goes_on_counting() {
+    let _server = Server::start();
+    let pod = Cgroup::make("cpuacct", "pod");
+    let container = pod.below("container");
+    {
+        let _burner = Worker::start(&["burn"], &[&container]);
+        while container.number("cpuacct.usage") < 200_000_000 {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let burnt = container.number("cpuacct.usage");
+    drop(container);
+    let files = ["cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"];
+    let [all, user, system] = files.map(|file| pod.number(file));
+    assert!(all >= burnt && all == user + system, "{all} {user} {system}, {burnt} burnt");
+}
+
 pub fn what_a_process_holds_is_counted() {
     let _server = Server::start();
     let cgroup = Cgroup::make("memory", "holder");

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         figures:
             what_is_missing_is_there
             what_a_process_burns_is_counted
+            the_time_of_a_removed_cgroup_goes_on_counting
             what_a_process_holds_is_counted
             what_is_in_tmpfs_is_counted
             a_parent_has_what_its_children_have
