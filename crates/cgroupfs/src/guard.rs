@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::backing::{children, is_gone, members};
 use crate::bell::Bell;
@@ -36,6 +36,8 @@ const SHORTEST: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Guard {
     root: PathBuf,
+    /// It and those below are watched: others are not ours.
+    guarded: PathBuf,
     kept: Arc<Kept>,
     sampler: Sampler,
     watched: BTreeMap<PathBuf, Watched>,
@@ -53,10 +55,11 @@ struct Watched {
 }
 
 impl Guard {
-    /// For a memory hierarchy.
-    pub fn new(root: &Path, kept: Arc<Kept>) -> Self {
+    /// For a part of a memory hierarchy: a path from its root.
+    pub fn new(root: &Path, guarded: &Path, kept: Arc<Kept>) -> Self {
         Self {
             root: root.to_owned(),
+            guarded: root.join(guarded.strip_prefix("/").unwrap_or(guarded)),
             kept,
             sampler: Sampler::new(root),
             watched: BTreeMap::new(),
@@ -89,9 +92,17 @@ impl Guard {
     /// Learns which cgroups have limits.
     fn find_limits(&mut self) {
         let mut known = std::mem::take(&mut self.watched);
-        let mut open = children(&self.root).unwrap_or_default();
+        let mut open = vec![self.guarded.clone()];
         while let Some(cgroup) = open.pop() {
-            open.extend(children(&cgroup).unwrap_or_default());
+            match children(&cgroup) {
+                Ok(below) => open.extend(below),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    warn!("cgroups below {} cannot be listed: {error}", self.name(&cgroup));
+                    // What was known there still holds.
+                    self.watched.extend(known.extract_if(.., |known, _| known.starts_with(&cgroup)));
+                }
+            }
             let Some(limit) = limit(&cgroup).ok().filter(|limit| *limit < NO_LIMIT) else { continue };
             let watched = known.remove(&cgroup).filter(|watched| watched.limit == limit);
             let new = || Watched { limit, pace: Pace::default(), due: Instant::now(), freeing: None };
@@ -121,10 +132,12 @@ impl Guard {
                     }
                 }
                 Err(error) => {
-                    if !is_gone(&error) {
-                        debug!("look at {}: {error}", cgroup.display());
+                    if is_gone(&error) {
+                        self.watched.remove(&cgroup);
+                        continue;
                     }
-                    self.watched.remove(&cgroup);
+                    watched.due = now + FREEING;
+                    warn!("cannot look at {}: {error}", self.name(&cgroup));
                 }
             }
         }

@@ -6,13 +6,14 @@
 //!
 //! | hierarchy | added |
 //! |---|---|
-//! | cpuacct | `cpuacct.usage_percpu`, `_percpu_user`, `_percpu_sys`, `_all` |
+//! | cpuacct | `cpuacct.usage`, `usage_user`, `usage_sys`, `stat`, with the time of removed cgroups; `cpuacct.usage_percpu`, `_percpu_user`, `_percpu_sys`, `_all` |
 //! | memory | `memory.max_usage_in_bytes`, `stat`, `failcnt`, `use_hierarchy`, `oom_control`; `cgroup.event_control`, which takes nothing |
 //! | cpu | `cpu.stat` |
 //! | every one | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, and not acted upon |
 //!
-//! A file that the sandbox has is never replaced, but for `memory.usage_in_bytes`: of the root cgroup, which stands for the
-//! whole sandbox, and of every one where it says 0 of everything. Those who read the table of mounts still find the
+//! A file that the sandbox has is replaced only where it is not true: processor time, since that of removed cgroups is
+//! forgotten, and `memory.usage_in_bytes` of the root cgroup, which stands for the whole sandbox, and of every one where it
+//! says 0 of everything. Those who read the table of mounts still find the
 //! hierarchy's own mount, of type `cgroup`, there.
 //!
 //! What gVisor takes and does not do stays undone, but for `memory.limit_in_bytes`, which a guard in this process
@@ -53,8 +54,8 @@ const STACK: usize = 256 << 10;
 pub struct Config {
     /// Over which hierarchies.
     pub hierarchies: Vec<Hierarchy>,
-    /// Whether limits of memory are enforced, if the memory hierarchy is among them.
-    pub guard: bool,
+    /// Below which cgroup limits of memory are enforced, if the memory hierarchy is among them: a path from its root.
+    pub guarded: Option<PathBuf>,
     /// A unix socket, made when all files can be read. Whoever connects to it is told `ok` while they can be read still.
     pub ready_socket: Option<PathBuf>,
 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use fuser::{Session, SessionACL};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -48,6 +50,10 @@ enum End {
 pub fn serve(config: &Config) -> Result<()> {
     // Modes of new cgroups are those that were asked for.
     umask(Mode::empty());
+    // Each file that somebody has open is open here, too.
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+        .doing("raise the limit of open files of", "/proc/self")?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).doing("wait for signals in", "/proc/self")?;
     let (tell, ends) = channel();
     let told = tell.clone();
@@ -92,8 +98,9 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
         ids.try_with(&hierarchy.mount_point, &hierarchy.backing).doing("look at", &hierarchy.mount_point)?;
         let procs = hierarchy.mount_point.join(MEMBERS);
         fs::read(&procs).doing("read", procs)?;
-        if hierarchy.controller == GUARDED && config.guard {
-            Guard::new(&hierarchy.backing, kept).start(bell).doing("guard", &hierarchy.backing)?;
+        if let Some(guarded) = config.guarded.as_ref().filter(|_| hierarchy.controller == GUARDED) {
+            let guard = Guard::new(&hierarchy.backing, guarded, kept);
+            guard.start(bell).doing("guard", &hierarchy.backing)?;
         }
     }
     info!("serving {} hierarchies", mounted.len());
@@ -141,10 +148,15 @@ fn listen(socket: &Path, asked: Vec<PathBuf>) -> Result<UnixListener> {
     fs::set_permissions(socket, Permissions::from_mode(0o600)).doing("set the mode of", socket)?;
     let taking = listener.try_clone().doing("listen on", socket)?;
     spawn("ready", move || {
-        for mut caller in taking.incoming().flatten() {
-            if asked.iter().all(|file| fs::read(file).is_ok()) {
-                // Who does not listen any more needs no answer.
-                let _ = caller.write_all(b"ok\n");
+        for caller in taking.incoming() {
+            match caller {
+                Ok(mut caller) if asked.iter().all(|file| fs::read(file).is_ok()) => {
+                    // Who does not listen any more needs no answer.
+                    let _ = caller.write_all(b"ok\n");
+                }
+                Ok(_) => {}
+                // As where too many files are open: it is no use to ask at once.
+                Err(_) => thread::sleep(Duration::from_secs(1)),
             }
         }
     })?;

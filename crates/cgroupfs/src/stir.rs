@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long they stay stopped: a signal to go on takes one to stop back that has not arrived.
-const STOPPED: Duration = Duration::from_millis(20);
+/// How long each stays stopped: a signal to go on takes one to stop back that has not arrived.
+const STOPPED: Duration = Duration::from_millis(2);
 
 /// Interrupts what others in this mount namespace wait for. Those that are stopped already stay so.
 pub(crate) fn waiting() {
@@ -21,13 +21,12 @@ pub(crate) fn waiting() {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
     let others = names.filter_map(|name| name.to_str()?.parse::<i32>().ok()).filter(|pid| *pid != 1 && *pid != own);
-    let near: Vec<i32> = others.filter(|pid| namespace(*pid).as_ref() == Some(&here) && !is_stopped(*pid)).collect();
-    for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
-        for pid in &near {
-            // It may have ended by itself.
-            let _ = kill(Pid::from_raw(*pid), signal);
-        }
+    // One after the other: were this process killed meanwhile, it would leave one of them stopped, and not all.
+    for pid in others.filter(|pid| namespace(*pid).as_ref() == Some(&here) && !is_stopped(*pid)).map(Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = kill(pid, Signal::SIGSTOP);
         thread::sleep(STOPPED);
+        let _ = kill(pid, Signal::SIGCONT);
     }
 }
 

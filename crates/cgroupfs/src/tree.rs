@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -25,8 +25,6 @@ pub(crate) struct Tree {
     processors: u64,
     /// Whether the sandbox tells time by its kinds, from which all files about it are made.
     has_times: bool,
-    /// Held by who removes a cgroup: until its time is kept, nobody is to look at those above it.
-    removing: RwLock<()>,
 }
 
 impl Tree {
@@ -38,7 +36,6 @@ impl Tree {
             sampler: Sampler::new(&hierarchy.backing),
             processors: cpuacct::processors()?,
             has_times: hierarchy.controller == "cpuacct" && Time::of(&hierarchy.backing).is_ok(),
-            removing: RwLock::default(),
         })
     }
 
@@ -111,7 +108,6 @@ impl Tree {
 
     /// Of a cgroup and all that are or were below it.
     fn time(&self, cgroup: &Path) -> io::Result<Time> {
-        let _all_is_kept = self.removing.read().unwrap_or_else(PoisonError::into_inner);
         Ok(Time::of(cgroup)? + self.kept.get(cgroup).ended)
     }
 
@@ -184,17 +180,21 @@ impl Tree {
     /// A cgroup was made. gVisor gives it its parent's limits, as they are then; with the kernel it has none of its own.
     pub fn created(&self, cgroup: &Path) {
         self.kept.created(cgroup);
-        for limit in ["memory.limit_in_bytes", "memory.soft_limit_in_bytes"] {
-            if self.hierarchy.controller == "memory" {
-                let _ = write(&cgroup.join(limit), NO_LIMIT.to_string().as_bytes());
-            }
+        let unlimited = NO_LIMIT.to_string();
+        let limits: &[(&str, &str)] = match self.hierarchy.controller.as_str() {
+            "memory" => &[("memory.limit_in_bytes", &unlimited), ("memory.soft_limit_in_bytes", &unlimited)],
+            "cpu" => &[("cpu.cfs_quota_us", "-1"), ("cpu.shares", "1024")],
+            _ => &[],
+        };
+        for (file, value) in limits {
+            let _ = write(&cgroup.join(file), value.as_bytes());
         }
     }
 
     /// Removes a cgroup.
     pub fn remove(&self, cgroup: &Path) -> io::Result<()> {
-        let _removing = self.removing.write().unwrap_or_else(PoisonError::into_inner);
-        // Nobody is in it any more who could add to that; if somebody is, it stays.
+        // Nobody is in it any more who could add to that; if somebody is, it stays. Who reads of those above it meanwhile is
+        // answered after this, by the same thread.
         let time = if self.has_times { Time::of(cgroup).unwrap_or_default() } else { Time::default() };
         match fs::remove_dir(cgroup) {
             // The kernel says that it is busy.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use terrarium_remedies::{CGROUP_ROOT, Journal, Setting};
+use terrarium_remedies::{CGROUP_ROOT, Journal, POD_CGROUP_ROOT, Setting};
 
 use crate::component::{CGROUPFS, CommandLine, Component, Readiness, Runs, Spec};
 use crate::launch::own_program;
@@ -17,8 +17,8 @@ pub(crate) fn component(spec: &Spec<'_>) -> Result<Option<Component>, Error> {
     let mut args = [CGROUPFS, "--root", CGROUP_ROOT, "--backing", &text(backing), "--ready-socket", &text(&socket)]
         .map(str::to_owned)
         .to_vec();
-    if !spec.settings.contains(&Setting::MemoryGuard) {
-        args.push("--no-memory-guard".to_owned());
+    if spec.settings.contains(&Setting::MemoryGuard) {
+        args.extend(["--guard".to_owned(), format!("/{POD_CGROUP_ROOT}")]);
     }
     args.extend(controllers.iter().cloned());
     let command = CommandLine { program: own_program()?, args };

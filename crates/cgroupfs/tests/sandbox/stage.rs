@@ -53,7 +53,8 @@ pub fn serve(guard: bool) {
     };
     let hierarchies = CONTROLLERS.iter().map(hierarchy).collect();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    terrarium_cgroupfs::serve(&Config { hierarchies, guard, ready_socket: Some(READY.into()) }).unwrap();
+    let guarded = guard.then(|| "/".into());
+    terrarium_cgroupfs::serve(&Config { hierarchies, guarded, ready_socket: Some(READY.into()) }).unwrap();
 }
 
 /// A server that is ready. Ends when dropped.

@@ -18,9 +18,9 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
     root: PathBuf,
 
-    /// Leave limits of memory unenforced
-    #[arg(long)]
-    no_memory_guard: bool,
+    /// Enforce limits of memory of this cgroup and those below it
+    #[arg(long, value_name = "CGROUP")]
+    guard: Option<PathBuf>,
 
     /// Listen on this unix socket when all files are there
     #[arg(long, value_name = "SOCKET")]
@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let config = Config {
         hierarchies: args.controllers.iter().map(hierarchy).collect(),
-        guard: !args.no_memory_guard,
+        guarded: args.guard.clone(),
         ready_socket: args.ready_socket.clone(),
     };
     tracing_subscriber::fmt()

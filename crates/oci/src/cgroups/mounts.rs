@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, statfs};
+
 use crate::error::Doing;
 use crate::{Error, Result, mountinfo};
 
@@ -48,6 +50,8 @@ impl Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mounts {
     pub v1: Vec<Mount>,
+    /// Hierarchies of version 1 at further places.
+    again: Vec<Mount>,
     pub v2: Option<Mount>,
     /// The caller's own cgroups: controllers, none for version 2, and the path.
     own: Vec<(Vec<String>, PathBuf)>,
@@ -68,9 +72,10 @@ impl Mounts {
             match line.kind {
                 "cgroup2" if mounts.v2.is_none() => mounts.v2 = Some(mount),
                 // A hierarchy can be mounted at several places: the first is the usual one.
-                "cgroup" if !mounts.v1.iter().any(|other| other.controllers == mount.controllers) => {
-                    mounts.v1.push(mount);
+                "cgroup" if mounts.v1.iter().any(|other| other.controllers == mount.controllers) => {
+                    mounts.again.push(mount);
                 }
+                "cgroup" => mounts.v1.push(mount),
                 _ => {}
             }
         }
@@ -95,6 +100,15 @@ impl Mounts {
             false => own,
         };
         mount.point.join(normal(own)).join(inner)
+    }
+
+    /// The same as it is to be shown to others: at the first place where the kernel's own file system is seen. Another one
+    /// may be stacked on a mount, whose server is not everybody's to use, and knows other process IDs than they do.
+    pub fn shown_directory(&self, mount: &Mount) -> Option<PathBuf> {
+        let again = self.again.iter().filter(|other| other.controllers == mount.controllers);
+        let places = || std::iter::once(mount).chain(again.clone()).filter_map(|mount| self.own_directory(mount));
+        let is_kernels = |place: &PathBuf| statfs(place).is_ok_and(|seen| seen.filesystem_type() == CGROUP_SUPER_MAGIC);
+        places().find(is_kernels).or_else(|| places().next())
     }
 
     /// The caller's own cgroup in a hierarchy, by its path from the hierarchy's root.

@@ -29,7 +29,7 @@ pub(super) fn make(root: &Root, planned: &Planned<'_>, has_namespace: bool) -> R
         let destination = planned.destination.join(name);
         if has_namespace {
             mount_again(root, planned, hierarchy, &destination)?;
-        } else if let Some(own) = mounts.own_directory(hierarchy) {
+        } else if let Some(own) = mounts.shown_directory(hierarchy) {
             show(root, planned, &own, &destination)?;
         } else {
             continue;
