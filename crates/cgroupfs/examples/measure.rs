@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use stage::{BACKING, Cgroup, ROOT, Server, Worker};
 
 const PODS: usize = 50;
-const READS: usize = 2000;
-const ROUNDS: u32 = 5;
+const READS: usize = 5000;
+const ROUNDS: u32 = 10;
 /// How often cAdvisor looks at each cgroup.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How long the guard is watched.
@@ -56,14 +56,18 @@ fn main() {
     percentiles("added", &Path::new(ROOT).join("memory/pods/pod0/container/memory.stat"));
     let idle = busy(server.0.id());
     thread::sleep(WATCHED);
+    let text = fs::read_to_string(format!("/proc/{}/statm", server.0.id())).expect("it runs");
+    let pages: u64 = text.split(' ').nth(1).expect("two numbers").parse().expect("a number");
+    println!("server-resident-mib {:.1}", pages as f64 / 256.0);
     println!("guard-share {:.3}", percent(busy(server.0.id()) - idle, WATCHED));
     housekeeping(&server, &pods);
 }
 
 /// Cgroups of Pods with one container each, in all hierarchies, with a process and a limit that is not far.
 struct Pods {
-    cgroups: Vec<(&'static str, Vec<Cgroup>)>,
+    /// They end before their cgroups do.
     _workers: Vec<Worker>,
+    cgroups: Vec<(&'static str, Vec<Cgroup>)>,
 }
 
 impl Pods {
@@ -82,7 +86,7 @@ impl Pods {
             Worker::start(&["hold", "4"], &of)
         };
         let workers = (0..PODS).map(worker).collect();
-        Self { cgroups, _workers: workers }
+        Self { _workers: workers, cgroups }
     }
 }
 
