@@ -200,14 +200,11 @@ impl Guard {
 /// What of a cgroup's usage the kernel could not take back: all but mapped files, or its processes' own pages if that is
 /// more, since files may be charged elsewhere.
 fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
-    let (mut private, mut files) = (0_u64, 0_u64);
+    let mut pages = Pages::default();
     for (below, _) in survey(cgroup, |_| 0)? {
-        for pages in members(&below).unwrap_or_default().into_iter().map(Pages::of) {
-            private = private.saturating_add(pages.private);
-            files = files.saturating_add(pages.files);
-        }
+        members(&below).unwrap_or_default().into_iter().for_each(|pid| pages.add(pid));
     }
-    Ok(usage.saturating_sub(files).max(private).min(usage))
+    Ok(usage.saturating_sub(pages.files()).max(pages.private()).min(usage))
 }
 
 /// What came of a look at a cgroup.

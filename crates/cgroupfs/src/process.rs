@@ -1,5 +1,6 @@
 //! What one process has in memory.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 
 /// All pages of a process, in bytes: its own, shared ones, and those of mapped files. Nothing when it has ended.
@@ -13,47 +14,77 @@ fn resident_pages(statm: &str) -> Option<u64> {
     statm.split(' ').nth(1)?.parse().ok()
 }
 
-/// Those of a process by what they are of, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A file: its device and its inode's number, as proc_pid_maps(5) has them.
+type Identity = (String, String);
+
+/// Those of processes by what they are of, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Pages {
-    /// No file: nobody else has them.
-    pub private: u64,
-    /// Mapped files.
-    pub files: u64,
+    /// No file that could be read again.
+    private: u64,
+    /// Mapped files. Several processes may have the same pages of one, which are there once.
+    files: BTreeMap<Identity, u64>,
 }
 
 impl Pages {
-    /// Those of a process. This takes far longer than [`resident`].
-    pub fn of(pid: i32) -> Self {
-        fs::read_to_string(format!("/proc/{pid}/smaps")).map_or_else(|_| Self::default(), |text| Self::parse(&text))
+    /// Those of no file.
+    pub fn private(&self) -> u64 {
+        self.private
+    }
+
+    /// Those of files.
+    pub fn files(&self) -> u64 {
+        self.files.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// Adds those of a process. This takes far longer than [`resident`].
+    pub fn add(&mut self, pid: i32) {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        self.add_from(&read("smaps"), &tmpfs_devices(&read("mountinfo")));
     }
 
     /// proc_pid_smaps(5); gVisor's are in pkg/sentry/mm/procfs.go.
-    fn parse(smaps: &str) -> Self {
-        let mut pages = Self::default();
-        let (mut of_file, mut resident) = (false, 0_u64);
+    fn add_from(&mut self, smaps: &str, memory: &HashSet<&str>) {
+        let mut files = BTreeMap::<Identity, u64>::new();
+        let (mut file, mut resident) = (None, 0_u64);
         for line in smaps.lines() {
-            let mut words = line.split_whitespace();
-            let Some(first) = words.next() else { continue };
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let Some(first) = words.first() else { continue };
             if !first.ends_with(':') {
-                let name = words.nth(4).unwrap_or_default();
-                of_file = name.starts_with('/') && !is_shared_memory(name);
+                file = match words[..] {
+                    [_, _, _, device, inode, name, ..]
+                        if name.starts_with('/') && !is_shared_memory(name) && !memory.contains(device) =>
+                    {
+                        Some((device.to_owned(), inode.to_owned()))
+                    }
+                    _ => None,
+                };
                 resident = 0;
                 continue;
             }
-            let bytes = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or_default().saturating_mul(1024);
-            match first {
-                "Rss:" => resident = bytes,
-                "Anonymous:" => {
-                    let private = if of_file { bytes } else { resident };
-                    pages.private = pages.private.saturating_add(private);
-                    pages.files = pages.files.saturating_add(resident.saturating_sub(private));
+            let bytes = words.get(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default().saturating_mul(1024);
+            match (*first, &file) {
+                ("Rss:", _) => resident = bytes,
+                ("Anonymous:", Some(file)) => {
+                    self.private = self.private.saturating_add(bytes);
+                    let pages = files.entry(file.clone()).or_default();
+                    *pages = pages.saturating_add(resident.saturating_sub(bytes));
                 }
+                ("Anonymous:", None) => self.private = self.private.saturating_add(resident),
                 _ => {}
             }
         }
-        pages
+        for (file, bytes) in files {
+            let most = self.files.entry(file).or_default();
+            *most = bytes.max(*most);
+        }
     }
+}
+
+/// The devices of file systems whose files are memory (proc_pid_mountinfo(5)).
+fn tmpfs_devices(mountinfo: &str) -> HashSet<&str> {
+    let is_tmpfs = |line: &&str| line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("tmpfs "));
+    mountinfo.lines().filter(is_tmpfs).filter_map(|line| line.split(' ').nth(2)).collect()
 }
 
 /// Names of mappings that are memory all the same.
@@ -87,15 +118,24 @@ Anonymous:            96 kB
 00900000-00a00000 rw-s 00000000 00:05 9                                  /memfd:cache (deleted)
 Rss:                 512 kB
 Anonymous:             0 kB
+00b00000-00c00000 rw-s 00000000 00:1f 3                                  /cache/in-memory
+Rss:                 256 kB
+Anonymous:             0 kB
 ";
-        assert_eq!(Pages::parse(smaps), Pages { private: (4 + 96 + 512) << 10, files: 1020 << 10 });
+        let mountinfo = "20 1 00:0a / / rw - 9p none rw\n31 20 00:1f / /cache rw - tmpfs none rw\n";
+        let mut pages = Pages::default();
+        for _ in 0..2 {
+            pages.add_from(smaps, &tmpfs_devices(mountinfo));
+        }
+        assert_eq!(pages.private(), (2 * (4 + 96 + 512 + 256)) << 10);
+        assert_eq!(pages.files(), 1020 << 10, "two processes share the pages of a file");
     }
 
     proptest! {
         #[test]
         fn anything_can_be_read(text in "(\\PC*\\n)*") {
             resident_pages(&text);
-            Pages::parse(&text);
+            Pages::default().add_from(&text, &tmpfs_devices(&text));
         }
     }
 }

@@ -120,7 +120,7 @@ const TABLE: &[Known] = &[
         "cgroupfs was started again, and with it the time of removed cgroups began anew",
     ),
     survivable(&[KUBELET], "cpuacct.usage_percpu: no such file", "the figures of one sample are incomplete"),
-    survivable(&[KUBELET], "oom_control", "gVisor has no file that tells of processes killed for memory"),
+    survivable(&[KUBELET], "oom_control", "without cgroup files over FUSE none tells of processes killed for memory"),
     survivable(
         &[KUBELET],
         "Image garbage collection failed once",

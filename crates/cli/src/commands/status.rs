@@ -53,9 +53,9 @@ fn describe(component: &ComponentStatus) -> String {
     if let Some(why) = &component.unhealthy {
         text += &format!("{:<WIDTH$}! {why}\n", "");
     }
-    if let Some(Stats { rules, traps, .. }) = &component.intercept {
-        text += &format!("{:<13}{traps} system calls stopped\n", "");
-        text.extend(rules.iter().map(|rule| format!("{:<15}{}: {}\n", "", rule.rule, rule.hits)));
+    if let Some(Stats { rules, traps, missed }) = &component.intercept {
+        text += &format!("{:<WIDTH$}{traps} system calls stopped, {missed} could not be changed\n", "");
+        text.extend(rules.iter().map(|rule| format!("{:<WIDTH$}  {}: {}\n", "", rule.rule, rule.hits)));
     }
     if let Some(end) = &component.last_end {
         text += &format!("{:<WIDTH$}! {} {}\n", "", end.why, ago(end.at));
