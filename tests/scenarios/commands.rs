@@ -41,7 +41,7 @@ fn status_is_one_json_document(cluster: &Cluster) {
     assert!(status["pods"].is_object());
     let components = status["components"].as_array().expect("components");
     let names: Vec<&str> = components.iter().filter_map(|component| component["name"].as_str()).collect();
-    assert_eq!(names, [["guardian", "supervisor", "cgroupfs"].as_slice(), &SERVICES, &["metrics-server"]].concat());
+    assert_eq!(names, [["guardian", "supervisor"].as_slice(), &SERVICES, &["metrics-server"]].concat());
     // Nothing waits for the last one.
     for component in &components[..names.len() - 1] {
         assert!(component["pid"].as_i64() > Some(1), "{component}");
