@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::Serialize;
-use terrarium_gaps::{Blocks, GapId, Place, Report};
-use terrarium_remedies::{Choice, NODE_ADDRESS, Plan, Site, plan};
+use terrarium_gaps::{Blocks, GapId, Place, Report, Rung};
+use terrarium_remedies::{Choice, Choices, Decision, NODE_ADDRESS, Plan, Site, plan};
 
 use crate::component::{self, CommandLine, Spec};
-use crate::{Error, Layout, Options};
+use crate::{Error, Layout, OciRuntime, Options};
 
 /// Looks at the sandbox and plans for it, with what remedies need in `runtime_dir`. Changes nothing.
 ///
@@ -21,10 +21,20 @@ pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> 
     };
     let plan = plan(
         &report,
-        &options.remedies,
+        &choices(options, &report),
         &Site { runtime_dir: runtime_dir.to_owned(), data_dir: layout.data().to_owned() },
     );
     Ok((report, plan))
+}
+
+/// What the user decided, and what follows from it: runc takes no cgroup files but the kernel's, and cannot be told not to
+/// look. What it starts is to outlive it, so it cannot be traced, either.
+fn choices(options: &Options, report: &Report) -> Choices {
+    let gap = GapId::CgroupStats;
+    let is_open = options.remedies.of(gap).is_none() && report.has(gap);
+    let flag = Decision { gap, choice: Choice::Rung(Rung::Flag) };
+    let by_runc = (options.oci_runtime == Some(OciRuntime::Runc) && is_open).then_some(flag);
+    options.remedies.decisions().chain(by_runc).collect()
 }
 
 /// The plan of a start; one without a node needs nothing.

@@ -142,7 +142,8 @@ struct Decisions {
 enum Runtime {
     /// Terrarium's own
     Terrarium,
-    /// runc 1.1, with containerd's own shim; on gVisor 2024-07 it runs no further programs in a container
+    /// runc 1.1, with containerd's own shim; no figures and no limits of memory where cgroup files come by FUSE, and on gVisor
+    /// 2024-07 no further programs in a container
     Runc,
 }
 
