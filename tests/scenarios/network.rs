@@ -96,7 +96,7 @@ fn the_next_up_opens_the_gate_again(cluster: &Cluster) {
     cluster.up();
     let killed = cluster.pid("gate");
     cluster.kill(&["gate"]);
-    cluster.terrarium("status").exits(3).prints("gate         does not run");
+    cluster.terrarium("status").exits(3).prints("gate           does not run");
     cluster.up();
     cluster.eventually_replaced("gate", killed, Duration::from_secs(5));
     cluster.eventually_runs(Duration::from_secs(5));
