@@ -40,13 +40,12 @@ impl Tree {
     }
 
     /// What is at a path: the sandbox's own, else what is added. The sandbox's own forgets the time of what was removed; what
-    /// is held in its root cgroup is not all that is held in the sandbox, and there may be no account at all: then the
-    /// added file is true.
+    /// is held in its root cgroup is not all that is held in the sandbox, there may be no account at all, and where there is
+    /// one each look at it is dear: who reads several files gets them from one.
     pub fn find(&self, path: &Path) -> io::Result<(Kind, Option<fs::Metadata>)> {
         let added = self.added(path);
         if let Some(added) = added
-            && (self.has_times && matches!(added, Added::Time(_))
-                || added == Added::MemoryUsage && (self.is_in_root(path) || !self.sampler.has_account()))
+            && (self.has_times && matches!(added, Added::Time(_)) || added == Added::MemoryUsage)
             && path.parent().is_some_and(Path::is_dir)
         {
             return Ok((Kind::Added(added), None));
@@ -116,7 +115,7 @@ impl Tree {
         if cgroup == self.hierarchy.backing {
             return Ok(Sandbox::look()?.usage);
         }
-        let usage = self.sampler.total(cgroup)?;
+        let usage = self.sampler.recent(cgroup)?.total.all;
         self.kept.saw(cgroup, usage);
         Ok(usage)
     }
