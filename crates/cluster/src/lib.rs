@@ -59,6 +59,7 @@ pub use error::{DataDirFault, Error, ImageFault, chain};
 pub use error_id::{CLASSES, Class, ErrorId, render as render_errors};
 pub use events::Event;
 pub use exec::exec;
+pub use interception::INTERCEPT;
 pub use launch::{RUN_COMPONENT, run_component};
 pub use layout::{Layout, default_data_dir, resolved};
 pub use lifecycle::{Outcome, down, refuse_another, revive, running_data_dir, up};

@@ -5,11 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use terrarium_cluster::chain;
+use terrarium_cluster::{INTERCEPT, chain};
 use terrarium_intercept::{Error, Rules};
-
-/// The word by which it is called.
-pub const NAME: &str = "intercept";
 
 /// Run a program by rules that change what chosen system calls do, in the namespaces of the caller
 ///
@@ -36,7 +33,8 @@ pub struct Args {
 
 /// The arguments by which this program becomes the tracer of another.
 pub fn call(rules: &Path, stats: Option<&Path>, program: &OsStr, arguments: &[OsString]) -> Vec<OsString> {
-    let mut call: Vec<OsString> = [OsStr::new(NAME), OsStr::new("--rules"), rules.as_os_str()].map(Into::into).into();
+    let mut call: Vec<OsString> =
+        [OsStr::new(INTERCEPT), OsStr::new("--rules"), rules.as_os_str()].map(Into::into).into();
     if let Some(stats) = stats {
         call.extend([OsStr::new("--stats"), stats.as_os_str()].map(OsString::from));
     }

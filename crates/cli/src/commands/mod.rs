@@ -29,8 +29,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use terrarium_cluster::{
-    Addon, CLASSES, Layout, OciRuntime, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another, resolved,
-    revive, running_data_dir,
+    Addon, CLASSES, INTERCEPT, Layout, OciRuntime, Options, RUN_COMPONENT, chain, default_data_dir, refuse_another,
+    resolved, revive, running_data_dir,
 };
 use terrarium_gaps::GapId;
 use terrarium_remedies::{Choice, Decision};
@@ -83,7 +83,7 @@ enum Part {
     Cgroupfs(cgroupfs::Args),
     Gate(gate::Args),
     Guard(guard::Args),
-    #[command(name = intercept::NAME)]
+    #[command(name = INTERCEPT)]
     Intercept(intercept::Args),
     #[command(name = terrarium_remedies::namespace::MAP_IDS)]
     MapIds(map_ids::Args),
