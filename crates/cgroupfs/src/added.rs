@@ -89,8 +89,8 @@ impl Added {
         FILES.iter().find(|(file, ..)| *file == self).map_or(READ, |(.., mode)| *mode)
     }
 
-    /// Whether it takes looking at processes, of which there may be many.
-    pub fn is_slow(self) -> bool {
+    /// Whether it tells what is held.
+    pub fn is_usage(self) -> bool {
         matches!(self, Self::MemoryUsage | Self::MemoryMaxUsage | Self::MemoryStat)
     }
 }

@@ -108,24 +108,29 @@ impl CgroupFs {
         let (kind, metadata) = self.tree.find(&path)?;
         let node = Node { path, kind };
         let number = self.inodes().look_up(&node);
-        Ok(self.told(attributes(number, &node, metadata, SIZE)?))
+        Ok(self.told(attributes(number, &node, metadata)?))
     }
 
+    /// Those of an open file are as the kernel was told them last, but for the length: it asks before each read.
     fn attributes(&self, number: INodeNo, handle: Option<FileHandle>) -> Result<FileAttr, Errno> {
+        let size = handle.and_then(|handle| self.files.get(handle.0)?.text().len());
+        let known = size.and_then(|size| Some(FileAttr { size, ..self.inodes().told(number.0)? }));
+        if let Some(known) = known {
+            return Ok(known);
+        }
         let node = self.node(number)?;
-        let open = handle.and_then(|handle| self.files.get(handle.0));
-        let length = open.as_ref().and_then(|open| open.text().len());
-        let metadata = match (node.kind, open.as_ref().and_then(|open| open.own.as_ref())) {
-            (Kind::Added(_), _) => None,
-            (_, Some(own)) => Some(own.metadata()?),
-            (_, None) => Some(fs::symlink_metadata(&node.path)?),
+        let metadata = match node.kind {
+            Kind::Added(_) => None,
+            _ => Some(fs::symlink_metadata(&node.path)?),
         };
-        Ok(self.told(attributes(number.0, &node, metadata, length.unwrap_or(SIZE))?))
+        let attributes = self.told(attributes(number.0, &node, metadata)?);
+        Ok(FileAttr { size: size.unwrap_or(attributes.size), ..attributes })
     }
 
-    /// Attributes with the owner as the kernel knows them.
+    /// Attributes with the owner as the kernel knows them, which is told them.
     fn told(&self, mut attributes: FileAttr) -> FileAttr {
         (attributes.uid, attributes.gid) = self.ids.outside((attributes.uid, attributes.gid));
+        self.inodes().tell(attributes);
         attributes
     }
 
@@ -180,20 +185,18 @@ impl CgroupFs {
         if let Some(mode) = mode {
             fs::set_permissions(&node.path, fs::Permissions::from_mode(mode & 0o7777))?;
         }
+        self.inodes().tell_anew(&node.path);
         Ok(())
     }
 
     /// Does it now, or has it done if it takes long.
-    fn at_its_time(&self, kind: Kind, job: impl FnOnce() + Send + 'static) {
-        match kind {
-            Kind::Added(added) if added.is_slow() => self.pool.run(job),
-            _ => job(),
-        }
+    fn at_its_time(&self, is_slow: bool, job: impl FnOnce() + Send + 'static) {
+        if is_slow { self.pool.run(job) } else { job() }
     }
 }
 
 /// Those of a file. Added ones belong to whom their cgroup belongs.
-fn attributes(number: u64, node: &Node, metadata: Option<fs::Metadata>, size: u64) -> Result<FileAttr, Errno> {
+fn attributes(number: u64, node: &Node, metadata: Option<fs::Metadata>) -> Result<FileAttr, Errno> {
     let (metadata, mode) = match (metadata, node.kind) {
         (Some(metadata), _) => {
             let mode = metadata.mode();
@@ -209,7 +212,7 @@ fn attributes(number: u64, node: &Node, metadata: Option<fs::Metadata>, size: u6
     let is_cgroup = node.kind == Kind::Cgroup;
     Ok(FileAttr {
         ino: INodeNo(number),
-        size: if is_cgroup { 0 } else { size },
+        size: if is_cgroup { 0 } else { SIZE },
         blocks: 0,
         atime: at,
         mtime: at,
@@ -296,7 +299,7 @@ impl Filesystem for CgroupFs {
             Err(error) => return reply.error(error),
         };
         let (tree, files) = (Arc::clone(&self.tree), Arc::clone(&self.files));
-        self.at_its_time(node.kind, move || {
+        self.at_its_time(tree.is_slow(&node), move || {
             let file = match File::open(node, &tree, flags) {
                 Ok(file) => file,
                 Err(error) => return reply.error(error.into()),
@@ -323,7 +326,7 @@ impl Filesystem for CgroupFs {
             return reply.data(part(&content, offset, size));
         }
         let tree = Arc::clone(&self.tree);
-        self.at_its_time(file.node.kind, move || match file.read(&tree) {
+        self.at_its_time(tree.is_slow(&file.node), move || match file.read(&tree) {
             Ok(content) => reply.data(part(&file.text().renew(content), offset, size)),
             Err(error) => reply.error(error.into()),
         });

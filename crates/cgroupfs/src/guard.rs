@@ -26,7 +26,7 @@ use crate::process::Pages;
 use crate::usage::{Sampler, survey};
 
 /// How long new limits may go unseen that somebody sets behind the mount. Those set through it are seen at once.
-const RESCAN: Duration = Duration::from_secs(5);
+const RESCAN: Duration = Duration::from_secs(15);
 /// How long it may take until what ended processes held is free.
 const FREEING: Duration = Duration::from_secs(2);
 /// The least time between two rounds, whatever happens.

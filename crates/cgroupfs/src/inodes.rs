@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use fuser::FileAttr;
+
 use crate::added::Added;
 
 /// The root's number, by the protocol.
@@ -43,6 +45,8 @@ struct Known {
     node: Node,
     /// How often the kernel was told the number and has not forgotten it.
     lookups: u64,
+    /// What it was told of it.
+    told: Option<FileAttr>,
 }
 
 impl Inodes {
@@ -50,7 +54,7 @@ impl Inodes {
     pub fn new(root: &Path) -> Self {
         let node = Node { path: root.to_owned(), kind: Kind::Cgroup };
         Self {
-            by_number: HashMap::from([(ROOT, Known { node, lookups: 1 })]),
+            by_number: HashMap::from([(ROOT, Known { node, lookups: 1, told: None })]),
             by_path: BTreeMap::from([(root.to_owned(), ROOT)]),
             next: ROOT + 1,
         }
@@ -76,11 +80,32 @@ impl Inodes {
     fn add(&mut self, node: &Node) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.by_number.insert(number, Known { node: node.clone(), lookups: 0 });
+        self.by_number.insert(number, Known { node: node.clone(), lookups: 0, told: None });
         if let Some(before) = self.by_path.insert(node.path.clone(), number) {
             self.by_number.remove(&before);
         }
         number
+    }
+
+    /// What the kernel was told last of what has a number.
+    pub fn told(&self, number: u64) -> Option<FileAttr> {
+        self.by_number.get(&number)?.told
+    }
+
+    /// The kernel is told that.
+    pub fn tell(&mut self, attributes: FileAttr) {
+        if let Some(known) = self.by_number.get_mut(&attributes.ino.0) {
+            known.told = Some(attributes);
+        }
+    }
+
+    /// What was told of a path and all below does not hold any more.
+    pub fn tell_anew(&mut self, path: &Path) {
+        for (_, number) in self.below(path) {
+            if let Some(known) = self.by_number.get_mut(&number) {
+                known.told = None;
+            }
+        }
     }
 
     /// The number of a path, if it has one.
@@ -102,14 +127,16 @@ impl Inodes {
 
     /// A cgroup is removed, with all in it.
     pub fn remove(&mut self, cgroup: &Path) {
-        let below = self.by_path.range(cgroup.to_owned()..);
-        let gone: Vec<PathBuf> =
-            below.map(|(path, _)| path).take_while(|path| path.starts_with(cgroup)).cloned().collect();
-        for path in gone {
-            if let Some(number) = self.by_path.remove(&path) {
-                self.by_number.remove(&number);
-            }
+        for (path, number) in self.below(cgroup) {
+            self.by_path.remove(&path);
+            self.by_number.remove(&number);
         }
+    }
+
+    /// A path and all below it that have numbers.
+    fn below(&self, path: &Path) -> Vec<(PathBuf, u64)> {
+        let from = self.by_path.range(path.to_owned()..).take_while(|(below, _)| below.starts_with(path));
+        from.map(|(below, number)| (below.clone(), *number)).collect()
     }
 
     /// How many there are.

@@ -35,6 +35,7 @@ mod mounts;
 mod pace;
 mod pool;
 mod process;
+mod recent;
 mod server;
 mod stir;
 mod tree;

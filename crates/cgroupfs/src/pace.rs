@@ -5,7 +5,9 @@ use std::time::Duration;
 /// How much a cgroup may take in a second, in bytes: processes fill memory in gVisor about that fast.
 const GROWTH: u64 = 1 << 30;
 const SHORTEST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(2);
+/// How long calm is believed.
+const BELIEVED: Duration = Duration::from_secs(1);
 /// How often the time is doubled, at most, while hardly anything changes.
 const CALM: u32 = 2;
 
@@ -18,14 +20,14 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// How long the cgroup may go on unseen, with what it holds now and its limit, in bytes: until it could be at its
-    /// limit, and up to four times as long if it has not grown.
+    /// limit, and up to four times as long, but no longer than a second, if it has not grown.
     pub fn next(&mut self, usage: u64, limit: u64) -> Duration {
         let left = limit.saturating_sub(usage);
         let grown = usage.saturating_sub(self.last);
         self.last = usage;
         self.calm = if grown <= left / 32 { (self.calm + 1).min(CALM) } else { 0 };
-        let time = Duration::from_secs_f64(left as f64 / GROWTH as f64).min(LONGEST);
-        (time * (1 << self.calm)).clamp(SHORTEST, LONGEST)
+        let time = Duration::from_secs_f64(left as f64 / GROWTH as f64).clamp(SHORTEST, LONGEST);
+        (time * (1 << self.calm)).min(BELIEVED).max(time)
     }
 }
 
@@ -42,6 +44,9 @@ mod tests {
         pace.next(100 << 20, LIMIT);
         let calm: Vec<u128> = (0..3).map(|_| pace.next(100 << 20, LIMIT).as_millis()).collect();
         assert_eq!(calm, [304, 609, 609]);
+        let mut pace = Pace::default();
+        let long: Vec<u128> = (0..3).map(|_| pace.next(0, 4 << 30).as_millis()).collect();
+        assert_eq!(long, [2000, 2000, 2000]);
         assert_eq!(pace.next(200 << 20, LIMIT).as_millis(), 54, "it grows");
         assert_eq!(pace.next(LIMIT + 1, LIMIT), SHORTEST);
         assert_eq!(pace.next(0, 64 << 30), LONGEST);

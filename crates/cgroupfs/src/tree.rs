@@ -13,6 +13,7 @@ use crate::cpuacct::Time;
 use crate::inodes::{Kind, Node};
 use crate::kept::Kept;
 use crate::memory::{NO_LIMIT, Sandbox, Stat, least_limit, stat};
+use crate::recent::Recent;
 use crate::usage::{Sampler, Usage};
 use crate::{Hierarchy, cpuacct};
 
@@ -22,6 +23,7 @@ pub(crate) struct Tree {
     pub hierarchy: Hierarchy,
     pub kept: Arc<Kept>,
     sampler: Sampler,
+    times: Recent<Time>,
     processors: u64,
     /// Whether the sandbox tells time by its kinds, from which all files about it are made.
     has_times: bool,
@@ -34,6 +36,7 @@ impl Tree {
             hierarchy: hierarchy.clone(),
             kept,
             sampler: Sampler::new(&hierarchy.backing),
+            times: Recent::default(),
             processors: cpuacct::processors()?,
             has_times: hierarchy.controller == "cpuacct" && Time::of(&hierarchy.backing).is_ok(),
         })
@@ -105,9 +108,15 @@ impl Tree {
         })
     }
 
+    /// Whether it takes looking at processes, of which there may be many, to say what a file says.
+    pub fn is_slow(&self, node: &Node) -> bool {
+        let at_hand = |cgroup| self.sampler.has_recent(cgroup);
+        matches!(node.kind, Kind::Added(added) if added.is_usage()) && !node.path.parent().is_some_and(at_hand)
+    }
+
     /// Of a cgroup and all that are or were below it.
     fn time(&self, cgroup: &Path) -> io::Result<Time> {
-        Ok(Time::of(cgroup)? + self.kept.get(cgroup).ended)
+        self.times.get_or(cgroup, || Ok(Time::of(cgroup)? + self.kept.get(cgroup).ended))
     }
 
     /// Bytes that are held in a cgroup and below; in the root one, in the whole sandbox.
@@ -151,7 +160,7 @@ impl Tree {
         match added {
             // `mem_cgroup_reset`: any write does.
             Added::MemoryMaxUsage => {
-                let usage = self.usage(cgroup)?;
+                let usage = self.sampler.total(cgroup)?;
                 self.kept.change(cgroup, |values| values.max_usage = usage);
             }
             Added::FailCount => self.kept.change(cgroup, |values| values.fail_count = 0),
@@ -178,6 +187,7 @@ impl Tree {
 
     /// A cgroup was made. gVisor gives it its parent's limits, as they are then; with the kernel it has none of its own.
     pub fn created(&self, cgroup: &Path) {
+        self.forget(cgroup);
         self.kept.created(cgroup);
         let unlimited = NO_LIMIT.to_string();
         let limits: &[(&str, &str)] = match self.hierarchy.controller.as_str() {
@@ -190,6 +200,12 @@ impl Tree {
         }
     }
 
+    fn forget(&self, cgroup: &Path) {
+        self.kept.remove(cgroup);
+        self.sampler.forget(cgroup);
+        self.times.forget(cgroup);
+    }
+
     /// Removes a cgroup.
     pub fn remove(&self, cgroup: &Path) -> io::Result<()> {
         // Nobody is in it any more who could add to that; if somebody is, it stays. Who reads of those above it meanwhile is
@@ -200,7 +216,7 @@ impl Tree {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(Errno::BUSY.into()),
             Err(error) => Err(error),
             Ok(()) => {
-                self.kept.remove(cgroup);
+                self.forget(cgroup);
                 self.kept.ended(cgroup, time, &self.hierarchy.backing);
                 Ok(())
             }
@@ -298,6 +314,7 @@ mod tests {
             Hierarchy { controller: "cpuacct".into(), backing: backing.path().into(), mount_point: "/nowhere".into() };
         let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
         assert_eq!((says(&tree, "a/cpuacct.usage"), says(&tree, "cpuacct.usage")), ("57\n".into(), "57\n".into()));
+        let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
         tree.kept.ended(&backing.path().join("a/gone"), Time { user: 3, system: 40 }, backing.path());
         assert_eq!(
             (says(&tree, "a/cpuacct.usage"), says(&tree, "cpuacct.usage_user")),

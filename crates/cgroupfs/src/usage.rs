@@ -7,6 +7,7 @@
 //! Where a sandbox keeps no such account, resident sets stand in: of processes that share pages each has them all.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use crate::backing::{children, is_gone, members, number};
 use crate::process::resident;
+use crate::recent::Recent;
 
 /// The sandbox's own figure.
 pub(crate) const USAGE: &str = "memory.usage_in_bytes";
-/// Who reads the files of a cgroup one after the other gets figures of one moment, which is at most so long ago.
-const SHARED: Duration = Duration::from_millis(100);
 
 /// Bytes that are held, of which so many are of processes: the others are in tmpfs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,14 +41,15 @@ pub(crate) struct Usage {
 pub(crate) struct Sampler {
     /// The sandbox's own figure is true.
     has_account: bool,
-    recent: Mutex<HashMap<PathBuf, (Instant, Usage)>>,
+    account: Mutex<Account>,
+    recent: Recent<Usage>,
 }
 
 impl Sampler {
     /// For a hierarchy, with its root cgroup. This very process is in it: it cannot be that nothing is held in all of it.
     pub fn new(root: &Path) -> Self {
         let has_account = number(&root.join(USAGE)).is_ok_and(|usage| usage > 0);
-        Self { has_account, recent: Mutex::default() }
+        Self { has_account, account: Mutex::default(), recent: Recent::default() }
     }
 
     /// How much is held in a cgroup and below, now.
@@ -59,42 +60,39 @@ impl Sampler {
         Ok(survey(cgroup, resident)?.iter().map(|(_, held)| held).sum())
     }
 
-    /// What is held in a cgroup, in full, now or a moment ago.
+    /// What is held in a cgroup, in full, a moment ago: see [`Account`].
     pub fn recent(&self, cgroup: &Path) -> io::Result<Usage> {
-        let known = self.table().get(cgroup).copied();
-        if let Some((when, usage)) = known
-            && when.elapsed() < SHARED
-        {
-            return Ok(usage);
-        }
-        let usage = self.usage(cgroup)?;
-        let mut table = self.table();
-        table.retain(|_, (when, _)| when.elapsed() < SHARED);
-        table.insert(cgroup.to_owned(), (Instant::now(), usage));
-        Ok(usage)
+        self.recent.get_or(cgroup, || self.usage(cgroup))
+    }
+
+    /// There is another cgroup by that name, or none.
+    pub fn forget(&self, cgroup: &Path) {
+        self.recent.forget(cgroup);
+        self.account().figures.remove(cgroup);
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether [`Self::recent`] takes no looking at processes.
+    pub fn has_recent(&self, cgroup: &Path) -> bool {
+        self.recent.get(cgroup).is_some()
     }
 
     fn usage(&self, cgroup: &Path) -> io::Result<Usage> {
         let resident = survey(cgroup, resident)?;
         let own_rss = resident.first().map_or(0, |(_, held)| *held);
         let rss: u64 = resident.iter().map(|(_, held)| held).sum();
-        let (own, total) = match self.has_account {
-            // gVisor looks at all of its memory for each of its figures: none is asked for that is known to be nothing.
-            true if own_rss == 0 => (0, self.total(cgroup)?),
-            true => self.own_and_total(cgroup, resident.iter().map(|(below, _)| below.as_path()))?,
-            false => (own_rss, rss),
+        let (own, total) = if self.has_account {
+            let mut account = self.account();
+            own_and_total(cgroup, resident.iter().map(|(below, _)| below.as_path()), |cgroup| account.of(cgroup))?
+        } else {
+            (own_rss, rss)
         };
         // Resident sets have pages of programs that are charged elsewhere.
         let held = |all: u64, rss: u64| Held { all, rss: rss.min(all) };
         Ok(Usage { own: held(own, own_rss), total: held(total, rss) })
-    }
-
-    /// What a cgroup holds without those right below, which are among others, and with them.
-    fn own_and_total<'a>(&self, cgroup: &Path, among: impl Iterator<Item = &'a Path>) -> io::Result<(u64, u64)> {
-        let total = self.total(cgroup)?;
-        let children = among.filter(|path| path.parent() == Some(cgroup));
-        let below: u64 = children.filter_map(|child| self.total(child).ok()).sum();
-        Ok((total.saturating_sub(below), total))
     }
 
     /// A cgroup and all below it, with what each holds by itself.
@@ -103,15 +101,71 @@ impl Sampler {
         if self.has_account {
             let cgroups: Vec<PathBuf> = parts.iter().map(|(cgroup, _)| cgroup.clone()).collect();
             for (cgroup, held) in &mut parts {
-                let known = self.own_and_total(cgroup, cgroups.iter().map(PathBuf::as_path));
+                let known = own_and_total(cgroup, cgroups.iter().map(PathBuf::as_path), |cgroup| self.total(cgroup));
                 *held = known.map_or(0, |(own, _)| own);
             }
         }
         Ok(parts)
     }
+}
 
-    fn table(&self) -> MutexGuard<'_, HashMap<PathBuf, (Instant, Usage)>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a cgroup holds without those right below, which are among others, and with them.
+fn own_and_total<'a>(
+    cgroup: &Path,
+    among: impl Iterator<Item = &'a Path>,
+    mut total: impl FnMut(&Path) -> io::Result<u64>,
+) -> io::Result<(u64, u64)> {
+    let all = total(cgroup)?;
+    let children = among.filter(|path| path.parent() == Some(cgroup));
+    let below: u64 = children.filter_map(|child| total(child).ok()).sum();
+    Ok((all.saturating_sub(below), all))
+}
+
+/// The sandbox's own figures, of two seconds ago at most.
+///
+/// For each that is asked for gVisor looks through its memory; but not while it has just done so for /proc/meminfo, which
+/// it takes for up to date for a hundredth of a second (pkg/sentry/pgalloc `UpdateUsage`). So those that are asked for again
+/// and again are read together.
+#[derive(Debug, Default)]
+struct Account {
+    read: Option<Instant>,
+    figures: HashMap<PathBuf, Figure>,
+}
+
+#[derive(Debug)]
+struct Figure {
+    bytes: u64,
+    asked: Instant,
+}
+
+impl Account {
+    const FRESH: Duration = Duration::from_secs(2);
+    /// What nobody asks for so long is not read with the others.
+    const WANTED: Duration = Duration::from_secs(60);
+
+    fn of(&mut self, cgroup: &Path) -> io::Result<u64> {
+        let now = Instant::now();
+        if self.read.is_none_or(|read| now - read >= Self::FRESH) {
+            self.read_all(now);
+        }
+        if let Some(figure) = self.figures.get_mut(cgroup) {
+            figure.asked = now;
+            return Ok(figure.bytes);
+        }
+        let bytes = number(&cgroup.join(USAGE))?;
+        self.figures.insert(cgroup.to_owned(), Figure { bytes, asked: now });
+        Ok(bytes)
+    }
+
+    fn read_all(&mut self, now: Instant) {
+        let _ = fs::read("/proc/meminfo");
+        self.figures.retain(|cgroup, figure| {
+            let bytes = Some(cgroup).filter(|_| now - figure.asked < Self::WANTED);
+            let bytes = bytes.and_then(|cgroup| number(&cgroup.join(USAGE)).ok());
+            figure.bytes = bytes.unwrap_or_default();
+            bytes.is_some()
+        });
+        self.read = Some(now);
     }
 }
 
@@ -167,8 +221,28 @@ mod tests {
         let sampler = Sampler::new(root.path());
         let pod = root.path().join("pod");
         let usage = sampler.recent(&pod).unwrap();
-        assert_eq!((usage.own, usage.total), (Held::default(), Held { all: 500, rss: 0 }));
+        assert_eq!((usage.own, usage.total), (Held { all: 200, rss: 0 }, Held { all: 500, rss: 0 }));
         assert_eq!(sampler.parts(&pod).unwrap(), [(pod.clone(), 200), (pod.join("one"), 300)]);
+    }
+
+    #[test]
+    fn the_accounts_of_all_are_read_together() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, other) = (root.path().join("one"), root.path().join("other"));
+        let tell = |usage: &str| ["one", "other"].map(|cgroup| write(root.path(), &format!("{cgroup}/{USAGE}"), usage));
+        tell("5\n");
+        let mut account = Account::default();
+        assert_eq!((account.of(&one).unwrap(), account.of(&other).unwrap()), (5, 5));
+        tell("7\n");
+        assert_eq!(account.of(&one).unwrap(), 5, "it is a moment ago");
+        account.read = account.read.map(|read| read - Account::FRESH);
+        assert_eq!((account.of(&other).unwrap(), account.figures[&one].bytes), (7, 7));
+        account.figures.get_mut(&one).unwrap().asked -= Account::WANTED;
+        account.read_all(Instant::now());
+        assert_eq!(account.figures.keys().collect::<Vec<_>>(), [&other]);
+        fs::remove_dir_all(&other).unwrap();
+        account.read_all(Instant::now());
+        assert!(account.of(&other).is_err());
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn the_sum_of_containers_is_limited() {
     let mut smaller = Worker::start(&["hold", "50"], &[&small]);
     // A limit that is set behind the mount is seen as well, if later.
     fs::write("/run/cgroupfs-backing/memory/sum/memory.limit_in_bytes", "104857600").unwrap();
-    assert!(larger.is_killed_within(SOON));
+    assert!(larger.is_killed_within(2 * SOON));
     assert!(!smaller.is_killed_within(Duration::from_millis(500)));
     assert_eq!(large.entry("memory.oom_control", "oom_kill"), 1);
     assert_eq!((pod.number("memory.failcnt"), large.number("memory.failcnt")), (1, 1));

@@ -1,5 +1,6 @@
 //! One cgroup in one hierarchy: a directory of small files.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ impl Directory {
     }
 
     /// The numbers of a file of lines with a name and a number.
-    pub fn table(&self, file: &str) -> Vec<(String, u64)> {
+    pub fn table(&self, file: &str) -> BTreeMap<String, u64> {
         let text = self.read(file).unwrap_or_default();
         let row = |line: &str| {
             let (name, number) = line.split_once(' ')?;
@@ -67,7 +68,7 @@ impl Directory {
 
     /// One number of such a file.
     pub fn entry(&self, file: &str, name: &str) -> Option<u64> {
-        self.table(file).into_iter().find(|(entry, _)| entry == name).map(|(_, number)| number)
+        self.table(file).get(name).copied()
     }
 
     pub fn write(&self, file: &str, text: &str) -> Result<()> {

@@ -151,7 +151,8 @@ impl Groups {
             stats.cpu = usage(cpuacct);
         }
         if let Some(cpu) = self.with("cpu") {
-            let number = |name| cpu.entry("cpu.stat", name).unwrap_or_default();
+            let table = cpu.table("cpu.stat");
+            let number = |name| table.get(name).copied().unwrap_or_default();
             stats.cpu.periods = number("nr_periods");
             stats.cpu.throttled_periods = number("nr_throttled");
             stats.cpu.throttled_ns = number("throttled_time");
@@ -223,6 +224,6 @@ fn charged(memory: &Directory) -> Memory {
         swap_usage: number("memory.memsw.usage_in_bytes"),
         swap_limit: number("memory.memsw.limit_in_bytes"),
         oom_kills: 0,
-        stat: memory.table("memory.stat").into_iter().collect(),
+        stat: memory.table("memory.stat"),
     }
 }

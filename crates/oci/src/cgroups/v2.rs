@@ -103,7 +103,8 @@ impl Group {
     }
 
     fn cpu(&self) -> Cpu {
-        let number = |name| self.directory.entry("cpu.stat", name).unwrap_or_default();
+        let table = self.directory.table("cpu.stat");
+        let number = |name| table.get(name).copied().unwrap_or_default();
         let nanoseconds = |name| number(name) * 1000;
         Cpu {
             usage_ns: nanoseconds("usage_usec"),
@@ -128,7 +129,7 @@ impl Group {
             swap_usage: usage + number("memory.swap.current"),
             swap_limit: limit.saturating_add(directory.number("memory.swap.max").unwrap_or(u64::MAX)),
             oom_kills: self.oom_kills(),
-            stat: directory.table("memory.stat").into_iter().collect(),
+            stat: directory.table("memory.stat"),
         }
     }
 }
