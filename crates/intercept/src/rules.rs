@@ -261,14 +261,23 @@ fn calls(at: &str, names: &[String]) -> Result<Set, Wrong> {
     }
 }
 
-/// The path as the kernel would name it, as far as it is there.
+/// The path as the kernel would name it, as far as it is there; but /proc/self and /proc/thread-self, which are about
+/// whoever reads them, stay.
 fn without_links(path: &Path) -> PathBuf {
     let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
+    let real = match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
         (Ok(real), ..) => real,
         (Err(error), Some(parent), Some(name)) if missing(&error) => without_links(parent).join(name),
         _ => path.components().collect(),
+    };
+    for link in ["/proc/thread-self", "/proc/self"] {
+        if let Ok(own) = std::fs::canonicalize(link)
+            && let Ok(rest) = real.strip_prefix(own)
+        {
+            return Path::new(link).components().chain(rest.components()).collect();
+        }
     }
+    real
 }
 
 #[cfg(test)]

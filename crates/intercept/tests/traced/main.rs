@@ -55,6 +55,7 @@ fn main() -> ExitCode {
             paths_are_walked
             links_at_the_end_are_links
             descriptors_of_a_redirected_directory_stay_there
+            a_readers_own_directory_is_its_own
             a_redirect_of_named_calls_leaves_others
             files_are_made
             a_root_of_its_own_is_respected;

@@ -97,6 +97,22 @@ pub fn descriptors_of_a_redirected_directory_stay_there() {
     outcome(&mut setup.inside(&["descriptors", "/proc/sys/terrarium/sub"])).says("redirected\nredirected\nLinux\n");
 }
 
+/// /proc/self is whoever reads it, not the tracer that reads the rules.
+pub fn a_readers_own_directory_is_its_own() {
+    let setup = Setup::new(
+        r#"{"redirect": [{"from": "/proc/self/limits", "to": "DIR/to/file"}, {"from": "/proc/mounts", "to": "DIR/to/file"},
+            {"from": "/proc/thread-self/limits", "to": "DIR/to/file"}]}"#,
+    );
+    for path in ["/proc/self/limits", "/proc/self/../self/limits", "/proc/mounts", "/proc/self/mounts"] {
+        setup.sh(&format!("cat {path}")).says("redirected\n");
+    }
+    // Before 2026 gVisor has it not, and there is something all the same.
+    setup.sh("cat /proc/thread-self/limits").says("redirected\n");
+    setup.sh("cat /proc/self/comm /proc/self/../self/task/../comm").says("cat\ncat\n");
+    setup.sh("cd /usr && cat /proc/self/cwd/../proc/self/comm").says("cat\n");
+    setup.sh("head -c 5 /proc/$$/mountinfo | tr -d '0-9 '; echo").says("\n");
+}
+
 pub fn a_redirect_of_named_calls_leaves_others() {
     let setup = Setup::new(r#"{"redirect": [{"from": "DIR/from", "to": "DIR/to", "calls": ["openat"]}]}"#);
     setup.sh("cat DIR/from/file; test -e DIR/from/file || echo not there").says("redirected\nnot there\n");
