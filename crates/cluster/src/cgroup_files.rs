@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use terrarium_remedies::{CGROUP_ROOT, Journal, POD_CGROUP_ROOT, Setting};
+use terrarium_remedies::{CGROUP_ROOT, POD_CGROUP_ROOT, Setting};
 
 use crate::component::{CGROUPFS, CommandLine, Component, Readiness, Runs, Spec};
 use crate::launch::own_program;
@@ -24,12 +24,6 @@ pub(crate) fn component(spec: &Spec<'_>) -> Result<Option<Component>, Error> {
     let command = CommandLine { program: own_program()?, args };
     let runs = Runs::Service { command, env: Vec::new(), ready: Readiness::Greeting(socket) };
     Ok(Some(Component { name: CGROUPFS, label: "cgroup files", needs: &[], objects: Vec::new(), runs }))
-}
-
-/// Whether the cluster that is here has it.
-pub(crate) fn is_needed(layout: &Layout) -> Result<bool, Error> {
-    Ok(Journal::open(&layout.journal())?
-        .is_some_and(|journal| journal.settings().any(|setting| files(setting).is_some())))
 }
 
 fn socket(layout: &Layout) -> PathBuf {

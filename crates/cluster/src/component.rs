@@ -1,10 +1,10 @@
 //! The components of a cluster, as data: what runs, what it needs first, and how to tell that it is ready.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use terrarium_remedies::{Isolation, Setting};
+use terrarium_remedies::{Isolation, Journal, Setting};
 
 use crate::config::{self, Network};
 use crate::pki::{self, key_files};
@@ -29,6 +29,23 @@ pub(crate) const SUPERVISOR: Name = "supervisor";
 
 /// The components that are processes which go on, in the order in which they start. Not every cluster has the first.
 pub(crate) const SERVICES: &[Name] = &[CGROUPFS, CONTAINERD, SERVER, COREDNS, NETD, KUBELET];
+
+/// The settings of the cluster that is here.
+pub(crate) fn settings_here(layout: &Layout) -> Result<Vec<Setting>, Error> {
+    let journal = Journal::open(&layout.journal())?;
+    Ok(journal.iter().flat_map(Journal::settings).cloned().collect())
+}
+
+/// Whether a component, or an add-on, is a part of a cluster with these settings.
+pub(crate) fn is_part(name: Name, settings: &[Setting]) -> bool {
+    let has = |is: fn(&Setting) -> bool| settings.iter().any(is);
+    match name {
+        CONTAINERD | SERVER | KUBELET => true,
+        CGROUPFS => has(|setting| matches!(setting, Setting::CgroupFiles { .. })),
+        // The others are for Pods.
+        _ => !has(|setting| matches!(setting, Setting::WithoutMounts { .. })),
+    }
+}
 
 /// The variable by which the kubelet's main of ours takes cgroup files that are not the kernel's
 /// (components/kubernetes/main.go).
@@ -112,6 +129,14 @@ impl<'a> Spec<'a> {
         let network = Network::of(&settings);
         Ok(Self { layout, node, address, network, isolation, settings, api_port })
     }
+
+    /// Where a node that nothing can be mounted for keeps what dies with it.
+    pub(crate) fn without_mounts(&self) -> Option<&Path> {
+        self.settings.iter().find_map(|setting| match setting {
+            Setting::WithoutMounts { state } => Some(state.as_path()),
+            _ => None,
+        })
+    }
 }
 
 impl CommandLine {
@@ -141,6 +166,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
         return Ok(vec![server]);
     }
     let layout = spec.layout;
+    let without_mounts = spec.without_mounts();
     let kubernetes = layout.component("kubernetes")?;
     let path = |path: PathBuf| path.to_string_lossy().into_owned();
     let socket = layout.containerd_socket();
@@ -151,18 +177,18 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
     let env: Vec<_> = environment(spec).into_iter().chain([("PATH", search_path)]).collect();
     let unchecked = spec.settings.contains(&Setting::UncheckedCgroupFiles);
     let unchecked = unchecked.then(|| (UNCHECKED_CGROUP_FILES, "1".to_owned()));
-    let needs_of_kubelet: &[_] =
-        match spec.settings.iter().any(|setting| matches!(setting, Setting::CgroupFiles { .. })) {
-            true => &[CGROUPFS, CONTAINERD, IMAGES, SERVER],
-            false => &[CONTAINERD, IMAGES, SERVER],
-        };
+    let needs_of_kubelet: &[_] = match [CGROUPFS, IMAGES].map(|name| is_part(name, &spec.settings)) {
+        [true, _] => &[CGROUPFS, CONTAINERD, IMAGES, SERVER],
+        [false, true] => &[CONTAINERD, IMAGES, SERVER],
+        [false, false] => &[CONTAINERD, SERVER],
+    };
     let imports = layout.image_archives()?.into_iter().map(|archive| {
         // Every Pod needs this one. Any other that containerd refuses must not keep the cluster from starting: where one ID
         // is mapped it unpacks none that has files of another user's.
         let essential = archive.file_stem().is_some_and(|name| name == "pause");
         Ok(Step { command: import_command(layout, archive)?, essential })
     });
-    let kubelet = CommandLine {
+    let mut kubelet = CommandLine {
         program: kubernetes,
         args: vec![
             "kubelet".to_owned(),
@@ -172,6 +198,11 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             format!("--node-ip={}", spec.address),
         ],
     };
+    if let Some(state) = without_mounts {
+        let root = state.join("kubelet");
+        kubelet.args.push(format!("--root-dir={}", root.display()));
+        kubelet.args.push(format!("--cert-dir={}", root.join("pki").display()));
+    }
     let policy = spec.network.is_host.then(network::host_network_policy);
     let mut components = vec![
         Component {
@@ -185,7 +216,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
                     args: vec!["--config".to_owned(), path(layout.config("containerd.toml"))],
                 },
                 // It tries file systems in a temporary directory, which one that is stopped meanwhile leaves there.
-                env: env.iter().cloned().chain([("TMPDIR", config::CONTAINERD_STATE.to_owned())]).collect(),
+                env: env.iter().cloned().chain([("TMPDIR", path(config::containerd_state(spec)))]).collect(),
                 ready: Readiness::Socket(socket.clone()),
             },
         },
@@ -213,6 +244,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
                     pki::API_SERVER_KUBELET_CLIENT,
                 ),
                 egress::config_map(&no_proxy(spec)),
+                objects::taint(&spec.node, without_mounts.is_none()),
             ]
             .into_iter()
             .chain(policy.into_iter().flatten())
@@ -230,6 +262,7 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
     for addon in options.addons() {
         components.push(addon.component(spec)?);
     }
+    components.retain(|component| is_part(component.name, &spec.settings));
     Ok(components)
 }
 

@@ -51,6 +51,9 @@ pub enum Error {
     /// Gaps for which nothing can be done here, and without which the node does not start.
     #[error("a node cannot run in this sandbox: {}", obstacles(.0))]
     Obstacles(Vec<Open>),
+    /// What a program is to find cannot be mounted: there can only be a node.
+    #[error("nothing can be mounted here, as that takes")]
+    WithoutMounts,
     /// A component's program cannot be run.
     #[error("the component {} cannot run: {why}", path.display())]
     BadComponent {
@@ -322,6 +325,7 @@ impl Error {
             Self::BadComponent { .. } => ErrorId::ComponentCorrupt,
             Self::Probe(_) => ErrorId::GapOpen,
             Self::Obstacles(open) if open.iter().any(|open| open.gap == GapId::Privileges) => ErrorId::NoRights,
+            Self::WithoutMounts => ErrorId::NoRights,
             Self::Obstacles(_) => ErrorId::GapOpen,
             Self::Certificate(_) => ErrorId::CertificateFailed,
             Self::Key { .. } | Self::Ca { .. } => ErrorId::KeyCorrupt,

@@ -139,7 +139,7 @@ errors! {
         => "do not use it unless you know who made it; what is really that large can be pulled from a registry";
     ImageRefused "image-refused" Failed "containerd refuses the image archive" => "see `terrarium logs containerd`";
     NoLog "no-log" Refused "there is no such log" => "name one that there is; a cluster that was never started has none";
-    NoRights "no-rights" Rights "rights over the sandbox are missing" => "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN or let it make user namespaces; `terrarium up --control-plane-only` needs no rights";
+    NoRights "no-rights" Rights "rights over the sandbox are missing" => "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN or let it make user namespaces; without either, root has a node without Pods, and `terrarium up --control-plane-only` needs no rights";
     AccessDenied "access-denied" Rights "a file or a port is not for this user"
         => "run it as a user who may use that, or name another: a directory with --data-dir, a port from 1024 on with --api-port";
     ReadOnly "read-only" Refused "a file system is read-only" => "name a directory that can be written with --data-dir";

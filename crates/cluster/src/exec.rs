@@ -57,6 +57,9 @@ fn run_in_new_namespaces(
 ) -> Result<ExitStatus, Error> {
     let (_, plan) = preparation::look_and_plan(layout, options, &directory(layout))?;
     preparation::refuse_obstacles(&plan)?;
+    if plan.has_no_pods() {
+        return Err(Error::WithoutMounts);
+    }
     namespace::enter_new(plan.isolation)?;
     plan.apply(&mut Journal::create(&journal_of(layout), plan.isolation)?)?;
     let failed = || |source| Error::Program { path: program.into(), source };

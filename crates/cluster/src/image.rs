@@ -10,7 +10,7 @@ use std::process::Command;
 use procfs::Current as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::component::{CONTAINERD, import_command};
+use crate::component::{CONTAINERD, IMAGES, import_command, is_part, settings_here};
 use crate::layout::{TEMPORARY, sync_directory_of};
 use crate::preflight::check_space;
 use crate::{Error, ImageFault, Layout, archive, process};
@@ -125,7 +125,9 @@ fn sweep(directory: &Path) -> Result<(), Error> {
 
 /// Imports it into the containerd that runs, if one does; the error says why it was refused.
 fn import_now(layout: &Layout, archive: &Path) -> Result<(), String> {
-    if process::recorded(layout, CONTAINERD).is_none() {
+    // A node without Pods has no images.
+    let settings = settings_here(layout).map_err(|error| error.to_string())?;
+    if process::recorded(layout, CONTAINERD).is_none() || !is_part(IMAGES, &settings) {
         return Ok(());
     }
     let command = import_command(layout, archive.to_owned()).map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
+use terrarium_remedies::NO_PODS_TAINT;
 use tokio::time::{Instant, sleep};
 
 use crate::runner::Shared;
@@ -45,6 +46,12 @@ pub(crate) fn binding(name: &str, role: &str, user: &str) -> Value {
     })
 }
 
+/// Whether Pods are kept off a node that is there from an earlier start: its kubelet gives taints to a new one only.
+pub(crate) fn taint(node: &str, has_pods: bool) -> Value {
+    let taints = if has_pods { json!([]) } else { json!([{"effect": "NoSchedule", "key": NO_PODS_TAINT}]) };
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "spec": {"taints": taints}})
+}
+
 /// Makes sure of the objects, one after the other. One that the API refuses is told, and left as it is: a user may have
 /// put something else in its place.
 pub(crate) async fn ensure(shared: &Shared, objects: &[Value]) {
@@ -75,7 +82,8 @@ async fn insist(shared: &Shared, object: &Value, attempt: impl AsyncFn() -> Resu
 fn is_final(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => StatusCode::from_u16(status.code).is_ok_and(|code| {
-            code.is_client_error() && ![StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS].contains(&code)
+            const AGAIN: [StatusCode; 3] = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS];
+            code.is_client_error() && !AGAIN.contains(&code)
         }),
         _ => false,
     }
@@ -83,7 +91,26 @@ fn is_final(error: &kube::Error) -> bool {
 
 async fn apply(client: &Client, object: &Value) -> Result<(), kube::Error> {
     let (api, name) = place(client, object);
+    if object["kind"] == "Node" {
+        return set_taint(&api, &name, &object["spec"]["taints"]).await;
+    }
     api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+}
+
+/// Gives a node that is there the taint of ours, or takes it. All taints are one list, of which no part can be applied.
+async fn set_taint(nodes: &Api<DynamicObject>, name: &str, ours: &Value) -> Result<(), kube::Error> {
+    // A new one is its kubelet's to register.
+    let Some(node) = nodes.get_opt(name).await? else { return Ok(()) };
+    let before = node.data["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let mut taints = before.clone();
+    taints.retain(|taint| taint["key"] != NO_PODS_TAINT);
+    taints.extend(ours.as_array().into_iter().flatten().cloned());
+    if taints == before {
+        return Ok(());
+    }
+    // Refused if somebody has changed the node meanwhile, and tried again.
+    let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
+    nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
 }
 
 async fn delete(client: &Client, object: &Value) -> Result<(), kube::Error> {
@@ -121,7 +148,12 @@ mod tests {
     fn only_what_would_be_refused_again_is_given_up() {
         let refused = |code| kube::Error::Api(Status::failure("no", "No").with_code(code).boxed());
         assert!(is_final(&refused(422)) && is_final(&refused(403)));
-        assert!(!is_final(&refused(404)) && !is_final(&refused(429)) && !is_final(&refused(503)));
+        assert!(
+            !is_final(&refused(404))
+                && !is_final(&refused(409))
+                && !is_final(&refused(429))
+                && !is_final(&refused(503))
+        );
         assert!(!is_final(&kube::Error::LinesCodecMaxLineLengthExceeded));
     }
 }

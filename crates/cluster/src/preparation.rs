@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use terrarium_gaps::{Blocks, GapId, Place, Report, Rung};
-use terrarium_remedies::{Choice, Choices, Decision, NODE_ADDRESS, Plan, Site, plan};
+use terrarium_remedies::{Choice, Choices, Decision, Isolation, NODE_ADDRESS, Plan, Site, plan};
 
 use crate::component::{self, CommandLine, Spec};
 use crate::{Error, Layout, OciRuntime, Options};
@@ -15,9 +15,9 @@ use crate::{Error, Layout, OciRuntime, Options};
 /// It could not be looked at.
 pub fn look_and_plan(layout: &Layout, options: &Options, runtime_dir: &Path) -> Result<(Report, Plan), Error> {
     let report = match options.remedies.of(GapId::Privileges) {
-        Some(Choice::Rung(_)) => terrarium_probes::probe_in(layout.data(), Place::UserNamespace)?,
+        Some(Choice::Rung(Rung::Namespace)) => terrarium_probes::probe_in(layout.data(), Place::UserNamespace)?,
         Some(Choice::Nothing) => terrarium_probes::probe_in(layout.data(), Place::MountNamespace)?,
-        None => terrarium_probes::probe(layout.data())?,
+        Some(Choice::Rung(_)) | None => terrarium_probes::probe(layout.data())?,
     };
     let plan = plan(
         &report,
@@ -44,6 +44,10 @@ pub(crate) fn plan_start(layout: &Layout, options: &Options) -> Result<Plan, Err
     }
     let (_, plan) = look_and_plan(layout, options, layout.runtime())?;
     refuse_obstacles(&plan)?;
+    // What is left open by the user's wish does not change what there is.
+    if plan.isolation == Isolation::Nothing && !plan.has_no_pods() {
+        return Err(Error::WithoutMounts);
+    }
     Ok(plan)
 }
 
@@ -90,8 +94,15 @@ pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
 pub(crate) fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
     let open: Vec<_> =
         plan.open.iter().filter(|open| open.blocks >= Blocks::Pods).map(|open| open.gap.to_string()).collect();
-    let none =
-        (!open.is_empty()).then(|| format!("Pods cannot run here ({}); see `terrarium doctor`", open.join(", ")));
+    let none = match plan.step(GapId::Privileges).filter(|_| plan.has_no_pods()) {
+        Some(step) => Some(format!(
+            "nothing can be mounted here and no namespaces be made: there is a node, and Pods stay Pending ({}); see \
+             `terrarium doctor`",
+            step.purpose
+        )),
+        None if open.is_empty() => None,
+        None => Some(format!("Pods cannot run here ({}); see `terrarium doctor`", open.join(", "))),
+    };
     let shared = plan.step(GapId::PodLinks).map(|step| {
         format!(
             "Pods share the node's network here ({}): no two can have the same port, and network policies do not hold; \

@@ -12,11 +12,11 @@ use serde::Serialize;
 pub use terrarium_intercept::Stats;
 use terrarium_remedies::Journal;
 
-use crate::component::{CGROUPFS, GATE, GUARDIAN, KUBELET, SERVER, SUPERVISOR};
+use crate::component::{self, GATE, GUARDIAN, KUBELET, SERVER, SUPERVISOR};
 use crate::events::Events;
 pub use crate::history::End;
 use crate::history::History;
-use crate::{Addon, Error, Event, Layout, Options, cgroup_files, gate, interception, process, readiness};
+use crate::{Addon, Error, Event, Layout, Options, gate, interception, process, readiness};
 
 /// The state of a cluster.
 #[derive(Debug, Serialize)]
@@ -118,9 +118,9 @@ pub fn server_runs(layout: &Layout) -> bool {
 pub fn look(layout: &Layout) -> Result<Status, Error> {
     let options = Options::kept(layout)?.unwrap_or_default();
     let gate = gate::is_needed(layout)?.then_some(GATE);
-    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(gate).chain(options.services());
-    let has_cgroup_files = cgroup_files::is_needed(layout)?;
-    let names = names.filter(|name| *name != CGROUPFS || has_cgroup_files);
+    let settings = component::settings_here(layout)?;
+    let services = options.services().into_iter().filter(|name| component::is_part(name, &settings));
+    let names = [GUARDIAN, SUPERVISOR].into_iter().chain(gate).chain(services);
     let components: Vec<ComponentStatus> = names.map(|name| ComponentStatus::look(layout, name)).collect();
     let (api_ready, nodes, pods) =
         if server_runs(layout) { ask_api(layout) } else { (false, Vec::new(), BTreeMap::new()) };
@@ -146,7 +146,7 @@ fn ask_api(layout: &Layout) -> (bool, Vec<NodeStatus>, BTreeMap<String, usize>) 
         let api_error = |error| Error::Api(Box::new(error));
         let nodes = Api::<Node>::all(client.clone()).list(&list).await.map_err(api_error)?;
         let pods = Api::<Pod>::all(client.clone()).list(&list).await.map_err(api_error)?;
-        let ready = readiness::is_ready(&crate::component::Readiness::Api, &client, SystemTime::now()).await;
+        let ready = readiness::is_ready(&component::Readiness::Api, &client, SystemTime::now()).await;
         Ok::<_, Error>((ready, nodes.items, pods.items))
     };
     let limited = async { tokio::time::timeout(std::time::Duration::from_secs(5), ask).await };

@@ -24,10 +24,16 @@ pub static TABLE: &[Gap] = &[
         breaks: "every mount: `operation not permitted`",
         blocks: Blocks::Node,
         hint: "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN, or let it make user namespaces",
-        remedies: &[built(
-            Namespace,
-            "user, network, UTS, IPC and mount namespaces of the cluster's own, a forwarder from the caller's loopback to the API, and a gate for what leads outside",
-        )],
+        remedies: &[
+            built(
+                Namespace,
+                "user, network, UTS, IPC and mount namespaces of the cluster's own, a forwarder from the caller's loopback to the API, and a gate for what leads outside",
+            ),
+            partial(
+                Intercept,
+                "a node without Pods: its kubelet's calls find the mounts that it insists on, and a taint keeps Pods off",
+            ),
+        ],
     },
     Gap {
         id: GapId::MappedIds,
@@ -57,7 +63,13 @@ pub static TABLE: &[Gap] = &[
         breaks: "kubelet: `failed to get mounted cgroup subsystems: failed to find cgroup mounts`",
         blocks: Blocks::Node,
         hint: "no setting that sandboxes offer changes it; on Linux, mount a cgroup hierarchy on /sys/fs/cgroup",
-        remedies: &[built(Mount, "tmpfs on /sys/fs/cgroup and in it each of gVisor's own cgroup v1 controllers")],
+        remedies: &[
+            built(Mount, "tmpfs on /sys/fs/cgroup and in it each of gVisor's own cgroup v1 controllers"),
+            partial(
+                Intercept,
+                "plain directories, which the kubelet's calls find as hierarchies, for a node without Pods",
+            ),
+        ],
     },
     Gap {
         id: GapId::CgroupStats,
@@ -93,6 +105,7 @@ pub static TABLE: &[Gap] = &[
         remedies: &[
             built(Flag, "in a user namespace, the kubelet's feature gate KubeletInUserNamespace does without it"),
             built(Mount, "/dev/null bound over an empty /dev/kmsg"),
+            partial(Intercept, "the kubelet's calls for it are led to /dev/null, on a node without Pods"),
         ],
     },
     Gap {
@@ -109,7 +122,10 @@ pub static TABLE: &[Gap] = &[
         breaks: "containerd: `failed to mount … invalid argument`",
         blocks: Blocks::Node,
         hint: "take a gVisor of May 2026 or newer, and a data directory that lies on no overlay of the host: a volume; else snapshots take memory",
-        remedies: &[built(Mount, "a tmpfs of its own on each of containerd's and the kubelet's directories")],
+        remedies: &[
+            built(Mount, "a tmpfs of its own on each of containerd's and the kubelet's directories"),
+            partial(Flag, "containerd's snapshotter `native`, which copies, for a node without Pods"),
+        ],
     },
     Gap {
         id: GapId::UnprivilegedSysctls,

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags};
 use serde::{Deserialize, Serialize};
 use terrarium_cni::netlink::{Netlink, Route};
 
+use crate::without_mounts::mount_tables;
 use crate::{Isolation, SERVICE_RANGE, namespace};
 
 /// One change to the sandbox, or one setting of a component.
@@ -38,6 +39,22 @@ pub enum Action {
     CreateMountPoint {
         /// Its path; the parent exists.
         path: PathBuf,
+    },
+    /// Makes a directory of the cluster's own, mode 0755, with those above it; one that is there is used as it is. Undone with
+    /// all in it.
+    CreateOwnDir {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Makes files like mountinfo(5) and /proc/mounts with hierarchies of cgroups that are not mounted: files once it is to be
+    /// done.
+    CreateMountTables {
+        /// The one; the parent exists.
+        mountinfo: PathBuf,
+        /// The other.
+        mounts: PathBuf,
+        /// Controllers and the directories that are to look like their mount points.
+        hierarchies: Vec<(String, PathBuf)>,
     },
     /// Makes a file with a new machine ID (machine-id(5)): a file once it is to be done.
     CreateMachineId {
@@ -122,6 +139,11 @@ pub enum Setting {
         /// The rule.
         rule: serde_json::Value,
     },
+    /// Nothing can be mounted: there is a node without Pods.
+    WithoutMounts {
+        /// Where containerd and the kubelet keep what dies with the cluster.
+        state: PathBuf,
+    },
     /// Pods have the node's network.
     HostNetwork,
     /// What the CNI plugin may do.
@@ -147,14 +169,17 @@ impl Action {
     /// a sysctl that has its value stays, one that has not is known by the value that it had.
     pub(crate) fn resolve(&self) -> io::Result<Vec<Self>> {
         Ok(match self {
-            Self::CreateDir { path } => {
-                let mut missing: Vec<_> = path
-                    .ancestors()
-                    .take_while(|ancestor| !ancestor.exists())
-                    .map(|ancestor| Self::CreateDir { path: ancestor.to_owned() })
-                    .collect();
-                missing.reverse();
-                missing
+            Self::CreateDir { path } => missing(path).map(Self::create_dir).collect(),
+            Self::CreateOwnDir { path } => {
+                let made = missing(path).map(|one| if one == *path { self.clone() } else { Self::create_dir(one) });
+                made.collect()
+            }
+            Self::CreateMountTables { mountinfo, mounts, hierarchies } => {
+                let [long, short] = ["/proc/self/mountinfo", "/proc/self/mounts"].map(fs::read_to_string);
+                let (long, short) = mount_tables(&long?, &short?, hierarchies)?;
+                [(mountinfo, long), (mounts, short)]
+                    .map(|(path, content)| Self::CreateFile { path: path.clone(), content })
+                    .into()
             }
             Self::Sysctl { path, value, .. } => match fs::read_to_string(path).map(|before| before.trim().to_owned()) {
                 Ok(before) if before == *value => Vec::new(),
@@ -197,6 +222,7 @@ impl Action {
 
     pub(crate) fn apply(&self) -> io::Result<()> {
         match self {
+            Self::CreateOwnDir { path } => fs::DirBuilder::new().mode(0o755).create(path),
             Self::CreateDir { path } => match fs::DirBuilder::new().mode(0o755).create(path) {
                 Err(_) if path.is_dir() => Ok(()),
                 other => other,
@@ -245,9 +271,11 @@ impl Action {
                     .map_err(Into::into)
             }
             // Resolved before it is done, or done by a component.
-            Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Stack { .. } | Self::Configure(_) => {
-                Ok(())
-            }
+            Self::CreateMachineId { .. }
+            | Self::CreateMountPoint { .. }
+            | Self::CreateMountTables { .. }
+            | Self::Stack { .. }
+            | Self::Configure(_) => Ok(()),
         }
     }
 
@@ -267,6 +295,9 @@ impl Action {
                 }
                 other => other,
             },
+            // What others have mounted there since is not ours.
+            Self::CreateOwnDir { path } if namespace::is_mount_point(path)? => Ok(()),
+            Self::CreateOwnDir { path } => gone_is_fine(fs::remove_dir_all(path)),
             Self::CreateFile { path, .. } => gone_is_fine(fs::remove_file(path)),
             Self::Cgroup { path } => {
                 remove_cgroups_below(path)?;
@@ -292,7 +323,10 @@ impl Action {
             },
             // The cluster's own network namespace takes it along.
             Self::DefaultRoute => Ok(()),
-            Self::CreateMachineId { .. } | Self::CreateMountPoint { .. } | Self::Configure(_) => Ok(()),
+            Self::CreateMachineId { .. }
+            | Self::CreateMountPoint { .. }
+            | Self::CreateMountTables { .. }
+            | Self::Configure(_) => Ok(()),
         }
     }
 
@@ -307,6 +341,12 @@ impl Action {
             _ => false,
         }
     }
+}
+
+/// A directory and those above it that are not there, the outermost first.
+fn missing(path: &Path) -> impl Iterator<Item = &Path> {
+    let missing: Vec<_> = path.ancestors().take_while(|ancestor| fs::symlink_metadata(ancestor).is_err()).collect();
+    missing.into_iter().rev()
 }
 
 /// The options of a tmpfs with its size in bytes: older gVisor does not take a part of all memory, as in `size=50%`.
@@ -356,6 +396,8 @@ impl fmt::Display for Action {
             Self::Cgroup { path } => write!(f, "make the cgroup {}", path.display()),
             Self::CreateFile { path, .. } => write!(f, "make the file {}", path.display()),
             Self::CreateMountPoint { path } => write!(f, "make sure of the file {}", path.display()),
+            Self::CreateOwnDir { path } => write!(f, "make sure of the directory {}", path.display()),
+            Self::CreateMountTables { mountinfo, .. } => write!(f, "make the table of mounts {}", mountinfo.display()),
             Self::CreateMachineId { path } => write!(f, "make a machine ID in {}", path.display()),
             Self::Address { address } => write!(f, "give the loopback device the address {address}"),
             Self::DefaultRoute => write!(f, "lead to the loopback device what has no other way"),
@@ -380,6 +422,7 @@ impl fmt::Display for Setting {
             Self::MemoryGuard => write!(f, "the guard of limits of memory"),
             Self::UncheckedCgroupFiles => write!(f, "the kubelet's cgroup library to take all files for the kernel's"),
             Self::Intercept { list, rule } => write!(f, "interception of the kubelet's calls, {list}: {rule}"),
+            Self::WithoutMounts { state } => write!(f, "a node without Pods in {}", state.display()),
             Self::HostNetwork => write!(f, "the node's network for every Pod"),
             Self::PodNetwork { ip_forward, ip_masq, redirect } => {
                 write!(f, "the Pods' network ip_forward={ip_forward} ip_masq={ip_masq} redirect={redirect}")

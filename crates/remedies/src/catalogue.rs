@@ -12,16 +12,20 @@ use terrarium_gaps::{GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
 use crate::cgroups::{CgroupFiles, CgroupMounts, MemoryGuard, PodCgroups, RewrittenMagic, UncheckedCgroupFiles};
 use crate::pod_network::{NODE_ADDRESS, PodNetwork, SharedNetwork};
+use crate::without_mounts::{NodeWithoutPods, WithoutMounts, hierarchies_shown, kmsg_led_to_null, with_mounts};
 use crate::{Action, Input, Isolation, Preparation, Purpose, Remedy, Setting};
 
 /// Every remedy that is built.
 pub static CATALOGUE: &[&dyn Remedy] = &[
     &OwnNamespaces,
+    &NodeWithoutPods,
     &TmpfsForImages,
+    &WithoutMounts { gap: GapId::OverlayOnRoot, rung: Rung::Flag, actions: |_| Ok(Vec::new()) },
     &Directories,
     &SysctlOverlay,
     &RedirectedSysctls,
     &CgroupMounts,
+    &WithoutMounts { gap: GapId::CgroupMounts, rung: Rung::Intercept, actions: hierarchies_shown },
     &PodCgroups,
     &CgroupFiles,
     &Fixed { gap: GapId::CgroupStats, rung: Rung::Flag, actions: no_local_storage_isolation },
@@ -30,9 +34,10 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &MemoryGuard,
     &NoKmsg,
     &NullKmsg,
+    &WithoutMounts { gap: GapId::Kmsg, rung: Rung::Intercept, actions: kmsg_led_to_null },
     &Fixed { gap: GapId::CgroupV1, rung: Rung::Flag, actions: accept_cgroup_v1 },
     &NoUnprivilegedSysctls,
-    &Fixed { gap: GapId::NodeAddress, rung: Rung::Flag, actions: loopback_address },
+    &LoopbackAddress,
     &SharedNetwork,
     &PodNetwork,
     &MachineId,
@@ -107,7 +112,7 @@ impl Remedy for OwnNamespaces {
     }
 }
 
-fn in_user_namespace() -> Action {
+pub(crate) fn in_user_namespace() -> Action {
     kubelet("featureGates", json!({"KubeletInUserNamespace": true}))
 }
 
@@ -154,6 +159,7 @@ impl Remedy for Directories {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         let mut actions: Vec<Action> = DISPOSABLE.iter().flat_map(|path| tmpfs_on(path)).collect();
         if !input.report.has(GapId::OverlayOnRoot) {
             actions.extend(tmpfs_on(IMAGES));
@@ -175,6 +181,7 @@ impl Remedy for TmpfsForImages {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         match input.report.overlay_on_tmpfs.why() {
             None => Ok(tmpfs_on(IMAGES).to_vec()),
             Some(why) => Err(format!("overlayfs does not take a tmpfs either: {why}")),
@@ -198,6 +205,7 @@ impl Remedy for SysctlOverlay {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         if let Some(why) = input.report.sysctl_overlay.why() {
             return Err(format!("an overlay over /proc/sys is refused: {why}"));
         }
@@ -265,7 +273,8 @@ impl Remedy for NullKmsg {
         gap(GapId::Kmsg, Rung::Mount)
     }
 
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         Ok(vec![
             Action::CreateMountPoint { path: KMSG.into() },
             Action::Bind { source: "/dev/null".into(), target: KMSG.into() },
@@ -327,7 +336,8 @@ impl Remedy for RedirectedSysctls {
             }
             actions.push(Action::CreateFile { path: to.clone(), content });
             let from = Path::new(PROC_SYS).join(path);
-            actions.push(intercept(input, "redirect", json!({"from": from, "to": to}))?);
+            // No other of its calls has to stop: it opens them, and looks at files of others all the time.
+            actions.push(intercept(input, "redirect", json!({"from": from, "to": to, "calls": ["openat"]}))?);
         }
         Ok(actions)
     }
@@ -353,6 +363,7 @@ impl Remedy for MachineId {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         if let Some(false) = input.report.writable.get(Path::new(CONFIGURATION)) {
             return Err(format!("new entries are refused in {CONFIGURATION}"));
         }
@@ -400,7 +411,7 @@ const fn shipped(gap: GapId, rung: Rung) -> Fixed {
 /// cAdvisor's figures of "/" fail as a whole where one file is absent, so the kubelet never learns the capacity of its
 /// file systems, and with isolation on it refuses to run Pods. Without figures there is nothing to compare eviction's
 /// thresholds with, either.
-fn no_local_storage_isolation() -> Vec<Action> {
+pub(crate) fn no_local_storage_isolation() -> Vec<Action> {
     vec![kubelet("localStorageCapacityIsolation", json!(false)), kubelet("evictionHard", json!({}))]
 }
 
@@ -409,8 +420,21 @@ fn accept_cgroup_v1() -> Vec<Action> {
     vec![kubelet("failCgroupV1", json!(false))]
 }
 
-fn loopback_address() -> Vec<Action> {
-    vec![Action::Address { address: NODE_ADDRESS.into() }]
+/// An address of the node's own on the loopback device.
+struct LoopbackAddress;
+
+impl Remedy for LoopbackAddress {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::NodeAddress, Rung::Flag)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        // In namespaces of the cluster's own it has the right.
+        if input.isolation == Isolation::Nothing && !input.report.rights.capabilities.contains("CAP_NET_ADMIN") {
+            return Err("without CAP_NET_ADMIN no device can be given an address".to_owned());
+        }
+        Ok(vec![Action::Address { address: NODE_ADDRESS.into() }])
+    }
 }
 
 /// The API server reaches the kubelet by the node's address: nothing resolves the node's name.
@@ -423,7 +447,7 @@ pub(crate) fn kubelet(field: &str, value: serde_json::Value) -> Action {
     Action::Configure(Setting::Kubelet { field: field.to_owned(), value })
 }
 
-fn containerd(field: &str, value: bool) -> Action {
+pub(crate) fn containerd(field: &str, value: bool) -> Action {
     Action::Configure(Setting::Containerd { field: field.to_owned(), value })
 }
 

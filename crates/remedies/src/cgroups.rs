@@ -9,6 +9,7 @@ use serde_json::json;
 use terrarium_gaps::{Cgroups, GapId, Rung};
 
 use crate::catalogue::{about, gap, intercept, kubelet, preparation};
+use crate::without_mounts::with_mounts;
 use crate::{Action, Choice, Input, Preparation, Purpose, Remedy, Setting};
 
 /// gVisor's own cgroup v1 controllers, mounted where everyone looks for them.
@@ -29,6 +30,7 @@ impl Remedy for CgroupMounts {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         let mountable = match &input.report.cgroups {
             Cgroups::Unmounted { mountable } => mountable,
             Cgroups::V1 { .. } | Cgroups::V2(_) => {
@@ -68,6 +70,7 @@ impl Remedy for PodCgroups {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         let root = Path::new(CGROUP_ROOT);
         let hierarchies: Vec<PathBuf> = match &input.report.cgroups {
             Cgroups::V2(_) => vec![root.to_owned()],
@@ -93,6 +96,7 @@ impl Remedy for CgroupFiles {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         if let Some(why) = input.report.fuse.why() {
             return Err(format!("FUSE is refused: {why}"));
         }

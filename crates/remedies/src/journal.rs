@@ -177,6 +177,8 @@ mod tests {
         let path = || any::<String>().prop_map(PathBuf::from);
         prop_oneof![
             path().prop_map(|path| Action::CreateDir { path }),
+            path().prop_map(|path| Action::CreateOwnDir { path }),
+            path().prop_map(|state| Action::Configure(Setting::WithoutMounts { state })),
             (path(), text()).prop_map(|(path, content)| Action::CreateFile { path, content }),
             (path(), text(), any::<Option<String>>()).prop_map(|(path, value, before)| Action::Sysctl {
                 path,

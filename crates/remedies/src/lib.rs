@@ -16,6 +16,7 @@ mod journal;
 pub mod namespace;
 mod plan;
 mod pod_network;
+mod without_mounts;
 
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use cgroups::{CGROUP_ROOT, POD_CGROUP_ROOT};
 pub use journal::Journal;
 pub use plan::{Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Step, plan};
 pub use pod_network::{LOOPBACK_SERVICE_RANGE, NODE_ADDRESS, SERVICE_RANGE};
+pub use without_mounts::NO_PODS_TAINT;
 
 /// Closes one gap on one rung of its ladder, or makes room for the cluster.
 pub trait Remedy: Sync {

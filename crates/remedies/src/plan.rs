@@ -226,7 +226,7 @@ pub fn plan(report: &Report, choices: &Choices, site: &Site) -> Plan {
         let input = Input { report, choices, site, isolation: plan.isolation };
         match remedy.purpose() {
             purpose @ Purpose::Preparation { .. } => {
-                // The catalogue's preparations never refuse.
+                // One that refuses is not needed here.
                 if let Ok(actions) = remedy.plan(&input) {
                     let does = remedy.does();
                     plan.steps.push(Step { purpose, does, evidence: String::new(), actions });
@@ -263,7 +263,8 @@ pub(crate) fn shares_network(report: &Report, choices: &Choices) -> bool {
 
 fn isolation(report: &Report, choices: &Choices) -> Isolation {
     let user = Isolation::User { ids: report.rights.mappable_ids, network: !shares_network(report, choices) };
-    match choices.of(GapId::Privileges) {
+    // The last rung does with what there is.
+    match choices.of(GapId::Privileges).filter(|choice| *choice != Choice::Rung(Rung::Intercept)) {
         Some(Choice::Rung(_)) if report.rights.user_namespace.works() => user,
         Some(_) if report.rights.mount_namespace.works() => Isolation::Mount,
         Some(_) => Isolation::Nothing,
@@ -296,10 +297,16 @@ impl Plan {
         Self { isolation: Isolation::Nothing, steps: Vec::new(), open: Vec::new() }
     }
 
+    /// Whether it is for a node that no Pod can run on.
+    #[must_use]
+    pub fn has_no_pods(&self) -> bool {
+        self.settings().any(|setting| matches!(setting, Setting::WithoutMounts { .. }))
+    }
+
     /// Whether Pods can run once it is done.
     #[must_use]
     pub fn can_run_pods(&self) -> bool {
-        !self.open.iter().any(|open| open.blocks >= Blocks::Pods)
+        !self.has_no_pods() && !self.open.iter().any(|open| open.blocks >= Blocks::Pods)
     }
 
     /// The gaps that keep a node from starting, but for those that the user wants open.

@@ -8,6 +8,7 @@ use terrarium_gaps::{GapId, Rung, Sysctl};
 
 use crate::catalogue::{gap, preparation};
 use crate::plan::shares_network;
+use crate::without_mounts::with_mounts;
 use crate::{Action, Input, Preparation, Purpose, Remedy, Setting};
 
 /// The address of a node that has no other: beside the ranges of Pods and Services, seen in its network namespace only.
@@ -28,8 +29,8 @@ impl Remedy for SharedNetwork {
         gap(GapId::PodLinks, Rung::Flag)
     }
 
-    fn plan(&self, _: &Input<'_>) -> Result<Vec<Action>, String> {
-        Ok(Vec::new())
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input).map(|()| Vec::new())
     }
 }
 
@@ -50,6 +51,7 @@ impl Remedy for PodNetwork {
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
         let network = &input.report.network;
         if shares_network(input.report, input.choices) {
             return Ok(vec![Action::Configure(Setting::HostNetwork)]);

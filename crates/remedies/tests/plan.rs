@@ -134,10 +134,30 @@ fn without_rights_no_pod_runs_and_the_plan_says_why() {
     report.rights.mount_namespace = fails();
     report.rights.user_namespace = fails();
     report.rights.place = Place::Nowhere;
-    let plan = planned(&report, &[]);
-    assert_eq!(plan.isolation, Isolation::Nothing);
-    let why: Vec<_> = plan.obstacles().map(|open| (open.gap, open.why.clone())).collect();
-    assert!(why.iter().any(|(gap, why)| *gap == GapId::Privileges && why.contains("not permitted")), "{why:?}");
+    report.cgroups = Cgroups::Unmounted { mountable: Vec::new() };
+    report.kmsg = fails();
+    let made = planned(&report, &[]);
+    assert_eq!(made.isolation, Isolation::Nothing);
+    assert!(made.has_no_pods() && !made.can_run_pods());
+    assert_eq!(made.obstacles().count(), 0, "there is a node");
+    let mounts = made.steps.iter().flat_map(|step| &step.actions).filter(|action| {
+        matches!(action, Action::Mount { .. } | Action::Bind { .. } | Action::Stack { .. } | Action::Cgroup { .. })
+    });
+    assert_eq!(mounts.count(), 0);
+    let asked = planned(&complete(), &["privileges=intercept"]);
+    assert!(!asked.has_no_pods() && asked.obstacles().count() == 1, "where mounts work it is refused");
+    report.network.address = fails();
+    assert_eq!(planned(&report, &[]).obstacles().map(|open| open.gap).collect::<Vec<_>>(), [GapId::NodeAddress]);
+    report.network.address = Tried::Works;
+    for (why, report) in [
+        ("system calls cannot be intercepted", Report { intercept: fails(), ..report.clone() }),
+        ("the kubelet needs /var/lib/kubelet", Report { writable: [("/var/lib".into(), false)].into(), ..report }),
+    ] {
+        let made = plan(&report, &Choices::default(), &site(&report));
+        assert!(!made.has_no_pods());
+        let reasons: Vec<_> = made.obstacles().map(|open| (open.gap, open.why.clone())).collect();
+        assert!(reasons.iter().any(|(gap, reason)| *gap == GapId::Privileges && reason.contains(why)), "{reasons:?}");
+    }
 }
 
 #[test]
@@ -201,7 +221,7 @@ fn decisions_are_read_as_written() {
     for (text, says) in [
         ("kmsg", "GAP=RUNG"),
         ("kmsgs=none", "there are: privileges, mapped-ids, proc-sys"),
-        ("kmsg=fuse", "there are: flag, mount, none"),
+        ("kmsg=fuse", "there are: flag, mount, intercept, none"),
         ("resource-limits=flag", "there are: fuse, none"),
     ] {
         let error = text.parse::<Decision>().unwrap_err();

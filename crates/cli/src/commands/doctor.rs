@@ -69,6 +69,10 @@ fn network(layout: &Layout, output: Output) -> Result<ExitCode> {
 
 /// What keeps Pods from running, and what the user could do. Without rights everything else fails in their wake.
 fn obstacles(plan: &Plan) -> String {
+    if plan.has_no_pods() {
+        let hint = GapId::Privileges.gap().hint;
+        return format!("nothing can be mounted and no namespaces be made: there can only be a node (hint: {hint})");
+    }
     let blocking = || plan.open.iter().filter(|open| open.blocks >= Blocks::Pods);
     let rights = blocking().find(|open| open.gap == GapId::Privileges);
     let told: Vec<String> = rights
