@@ -7,7 +7,8 @@ use harness::{Cluster, DATA_DIR, Marks};
 crate::stories! {
     Own:
         rounds_of_up_and_down_leave_the_sandbox_as_it_was
-        whatever_is_killed_nothing_acknowledged_is_lost;
+        whatever_is_killed_nothing_acknowledged_is_lost
+        killed_tracers_and_file_systems_hang_nobody;
 }
 
 const DEPLOYMENT: &str = include_str!("../manifests/deployment.yaml");
@@ -91,6 +92,42 @@ fn whatever_is_killed_nothing_acknowledged_is_lost(cluster: &Cluster) {
         tally(&killed),
         healed.as_secs_f64(),
     );
+}
+
+/// The kubelet's tracer, the kubelet that it traces, and the server of its cgroup files, by the shell command that tells the
+/// process.
+const STACKED: [(&str, &str); 3] = [
+    ("tracer", "sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p' /run/terrarium/records/kubelet.json"),
+    ("traced", "pgrep -f '[l]ibexec/terrarium/kubernetes kubelet' | tail -1"),
+    ("server", "sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p' /run/terrarium/records/cgroupfs.json"),
+];
+
+fn killed_tracers_and_file_systems_hang_nobody(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.terrarium("up --remedy proc-sys=intercept --remedy cgroup-magic=intercept").succeeds();
+    let namespace = cluster.namespace("chaos");
+    namespace.apply(DEPLOYMENT);
+    namespace.wait("deployment/web", "condition=Available");
+    let mut killed: Vec<String> = Vec::new();
+    while killed.len() < rounds() as usize {
+        let (name, pid) = STACKED[fastrand::usize(..STACKED.len())];
+        if cluster.sh(&format!("kill -9 $({pid})")).code == 0 {
+            killed.push(name.to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(fastrand::u64(..3000)));
+        // A reader is answered, or told that nobody serves; it does not wait for good (124).
+        let read = "timeout 20 cat /sys/fs/cgroup/memory/terrarium/memory.stat >/dev/null; test $? != 124";
+        cluster.run(["terrarium", "exec", "--", "sh", "-c", read]).succeeds();
+    }
+    cluster.eventually_runs(Duration::from_secs(120));
+    let stat = "cat /sys/fs/cgroup/memory/terrarium/memory.stat";
+    cluster.run(["terrarium", "exec", "--", "sh", "-c", stat]).succeeds().prints("total_rss");
+    namespace.kubectl("wait deployment/web --for=condition=Available --timeout=120s");
+    let left = cluster.sh("pgrep -fc '[l]ibexec/terrarium/kubernetes kubelet'").stdout;
+    assert_eq!(left.trim(), "2", "the tracer and the traced one, and none that was left");
+    cluster.terrarium("down").succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+    eprintln!("{} kills ({}); all runs", killed.len(), tally(&killed));
 }
 
 /// How often each was killed.

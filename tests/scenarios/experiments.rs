@@ -1,7 +1,9 @@
 //! The founding experiments tried to bring a node up in gVisor, each by one idea, and none did: what each met, and its idea
 //! at work. What the default takes of them, and the errors of a node without any, is in [`crate::gaps`].
 
-use harness::Cluster;
+use std::time::Duration;
+
+use harness::{Cluster, Marks, eventually};
 use serde_json::{Value, json};
 
 use crate::gaps::{FIGURES, fails_without};
@@ -12,7 +14,10 @@ crate::stories! {
         missing_files_below_proc_sys_are_read_and_written
         a_kubelet_refuses_cgroup_files_that_are_not_the_kernels
         a_node_stands_on_interception
-        a_node_does_without_figures;
+        a_node_does_without_figures
+        interception_makes_nobody_wait;
+    Idle in WITHOUT_MOUNTS:
+        interception_alone_makes_a_node;
 }
 
 const WEB: &str = include_str!("../manifests/web.yaml");
@@ -67,6 +72,10 @@ fn a_kubelet_refuses_cgroup_files_that_are_not_the_kernels(cluster: &Cluster) {
 /// Experiment 08: the three together, with calls intercepted where no other rung is to be used.
 fn a_node_stands_on_interception(cluster: &Cluster) {
     cluster.terrarium("up --remedy proc-sys=intercept --remedy cgroup-magic=intercept --data-dir /srv/gap").succeeds();
+    // Where nothing can be mounted the same node has no Pods; here it has them again.
+    cluster.kubectl("taint nodes --all terrarium.dev/no-pods=:NoSchedule");
+    cluster.terrarium("down").succeeds();
+    cluster.terrarium("up --remedy proc-sys=intercept --remedy cgroup-magic=intercept --data-dir /srv/gap").succeeds();
     let namespace = cluster.namespace("intercepted");
     namespace.apply(WEB);
     namespace.wait("pod/web", "condition=Ready");
@@ -88,8 +97,8 @@ fn a_node_stands_on_interception(cluster: &Cluster) {
     // Whoever traces goes with what it traces, and both come again.
     let killed = cluster.pid("kubelet");
     cluster.kill(&["kubelet"]);
-    cluster.eventually_replaced("kubelet", killed, std::time::Duration::from_secs(30));
-    cluster.eventually_runs(std::time::Duration::from_secs(60));
+    cluster.eventually_replaced("kubelet", killed, Duration::from_secs(30));
+    cluster.eventually_runs(Duration::from_secs(60));
     let kubelets = cluster.sh("pgrep -fc '[k]ubernetes kubelet '").stdout;
     assert_eq!(kubelets.trim(), "2", "the tracer and the traced one, and none that was left");
     namespace.keep();
@@ -103,6 +112,77 @@ fn a_node_does_without_figures(cluster: &Cluster) {
     assert!(!log.contains("failed to get rootfs info"), "{log}");
     cluster.try_kubectl("top node").exits(1);
     cluster.terrarium("down --purge").succeeds();
+}
+
+/// Experiments 14 and 15: everything was intercepted, so that a start took its time, hooks of the API server found it not
+/// ready, and what was said of that hid what was wrong. Calls that are chosen leave a start as it is, with nothing to say.
+fn interception_makes_nobody_wait(cluster: &Cluster) {
+    let node_seconds = |options: &str| {
+        let up = cluster.terrarium(&format!("up --data-dir /srv/gap {options}")).succeeds();
+        for word in ["because", "started again"] {
+            assert!(!up.stderr.contains(word), "{up}");
+        }
+        let log = cluster.terrarium("logs kube-server").succeeds().stdout;
+        for error in ["PostStartHook", "not yet ready to handle request", "Slow SQL"] {
+            assert!(!log.contains(error), "{error}: {log}");
+        }
+        // Lines that are known to do no harm are there, and nobody was told of them.
+        assert!(cluster.terrarium("logs kubelet").succeeds().stdout.contains("oomparser.go"), "{up}");
+        let seconds = cluster.status()["startup"]["nodeSeconds"].as_f64().expect("the node was Ready");
+        cluster.terrarium("down --purge").succeeds();
+        seconds
+    };
+    let without = node_seconds("");
+    let with = node_seconds("--remedy proc-sys=intercept --remedy cgroup-magic=intercept");
+    assert!(with < 3.0 * without, "{with} s with interception, {without} s without");
+}
+
+/// Experiments 02 and 08 to their end: nothing is mounted, and interception alone makes a node Ready. What is missing is said,
+/// and Pods wait.
+fn interception_alone_makes_a_node(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    if !cluster.kind().has_root() {
+        let up =
+            cluster.terrarium("up").exits(5).complains("the kubelet needs /var/lib/kubelet").complains("[no-rights]");
+        up.complains("--control-plane-only");
+        return;
+    }
+    cluster.terrarium("doctor").exits(1).prints("plain directories, which the kubelet's calls find as hierarchies");
+    cluster.terrarium("up --remedy privileges=namespace").exits(5).complains("user namespaces are refused here");
+    cluster.terrarium("up").succeeds().complains("there is a node, and Pods stay Pending");
+    cluster.terrarium("up").succeeds().complains("the cluster is up already");
+    let node = || cluster.json("get nodes")["items"][0].clone();
+    let is_ready = || {
+        let node = node();
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
+        if ready { Ok(()) } else { Err(node.to_string()) }
+    };
+    is_ready().expect("`up` waits for it");
+    assert_eq!(node()["spec"]["taints"][0]["key"], "terrarium.dev/no-pods");
+    let namespace = cluster.namespace("without-mounts");
+    namespace.apply(WEB);
+    eventually(Duration::from_secs(10), || match namespace.kubectl("describe pod web") {
+        told if told.contains("FailedScheduling") && told.contains("untolerated taint") => Ok(()),
+        told => Err(told),
+    });
+    namespace.keep();
+    let status = cluster.terrarium("status").succeeds().prints("redirect /proc/self/mountinfo").stdout;
+    assert!(!status.contains("does not run") && !status.contains("coredns"), "{status}");
+
+    let killed = cluster.pid("kubelet");
+    cluster.kill(&["kubelet"]);
+    cluster.eventually_replaced("kubelet", killed, Duration::from_secs(30));
+    eventually(Duration::from_secs(60), is_ready);
+    cluster.terrarium("exec -- true").exits(4).complains("[already-running]");
+    // As a node is that was there with mounts: a kubelet gives taints to a new one only.
+    cluster.kubectl("taint nodes --all terrarium.dev/no-pods-");
+    cluster.terrarium("down").succeeds();
+    cluster.terrarium("up").succeeds();
+    assert_eq!(node()["spec"]["taints"][0]["key"], "terrarium.dev/no-pods");
+    cluster.terrarium("down --purge").succeeds();
+    cluster.terrarium("exec -- true").exits(5).complains("nothing can be mounted here");
+    Marks::of(cluster).assert_same_as(&before);
 }
 
 /// What the script writes to stdout in a shell whose calls are changed by these rules.

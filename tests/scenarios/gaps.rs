@@ -188,7 +188,7 @@ fn a_node_without_an_address_is_refused(cluster: &Cluster) {
 fn without_namespaces_of_its_own_no_mount_is_allowed(cluster: &Cluster) {
     cluster.sh("mount -t tmpfs tmpfs /mnt").exits(32);
     let up = cluster.terrarium("up --remedy privileges=none").exits(1);
-    up.complains("a node cannot run in this sandbox").complains("there is no mount namespace to try it in");
+    up.complains("a node cannot run in this sandbox").complains("nothing can be mounted here");
     cluster.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).succeeds();
     cluster.terrarium("down --purge").succeeds();
 }

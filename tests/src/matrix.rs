@@ -27,6 +27,9 @@ impl Scope {
     /// What holds wherever a node can run.
     pub const NODES: Self = Self { full: Kind::can_mount, cut: representative };
 
+    /// What holds where nothing can be mounted.
+    pub const WITHOUT_MOUNTS: Self = Self { full: |kind| !kind.can_mount(), cut: |kind| !kind.can_mount() };
+
     /// What holds wherever Pods run; in the cut, played in the ordinary kind and with Docker's rights.
     pub const PODS: Self = Self {
         full: |kind| kind.can_mount() && kind.has_root() && kind.has_links(),
