@@ -149,7 +149,8 @@ fn interception_alone_makes_a_node(cluster: &Cluster) {
     }
     cluster.terrarium("doctor").exits(1).prints("plain directories, which the kubelet's calls find as hierarchies");
     cluster.terrarium("up --remedy privileges=namespace").exits(5).complains("user namespaces are refused here");
-    cluster.terrarium("up").succeeds().complains("there is a node, and Pods stay Pending");
+    let up = cluster.terrarium("up --enable ingress").succeeds();
+    up.complains("there is a node, and Pods stay Pending").complains("ingress is for Pods, and is left out");
     cluster.terrarium("up").succeeds().complains("the cluster is up already");
     let node = || cluster.json("get nodes")["items"][0].clone();
     let is_ready = || {

@@ -135,11 +135,14 @@ struct Account {
 #[derive(Debug)]
 struct Figure {
     bytes: u64,
+    first: Instant,
     asked: Instant,
 }
 
 impl Account {
     const FRESH: Duration = Duration::from_secs(2);
+    /// What was asked for first so short ago may be a container that is about to start: it is read each time.
+    const NEW: Duration = Duration::from_secs(10);
     /// What nobody asks for so long is not read with the others.
     const WANTED: Duration = Duration::from_secs(60);
 
@@ -148,12 +151,15 @@ impl Account {
         if self.read.is_none_or(|read| now - read >= Self::FRESH) {
             self.read_all(now);
         }
-        if let Some(figure) = self.figures.get_mut(cgroup) {
+        if let Some(figure) = self.figures.get_mut(cgroup)
+            && now - figure.first >= Self::NEW
+        {
             figure.asked = now;
             return Ok(figure.bytes);
         }
         let bytes = number(&cgroup.join(USAGE))?;
-        self.figures.insert(cgroup.to_owned(), Figure { bytes, asked: now });
+        let figure = self.figures.entry(cgroup.to_owned()).or_insert(Figure { bytes, first: now, asked: now });
+        (figure.bytes, figure.asked) = (bytes, now);
         Ok(bytes)
     }
 
@@ -233,8 +239,11 @@ mod tests {
         tell("5\n");
         let mut account = Account::default();
         assert_eq!((account.of(&one).unwrap(), account.of(&other).unwrap()), (5, 5));
+        tell("6\n");
+        assert_eq!((account.of(&one).unwrap(), account.of(&other).unwrap()), (6, 6), "they are new");
+        account.figures.values_mut().for_each(|figure| figure.first -= Account::NEW);
         tell("7\n");
-        assert_eq!(account.of(&one).unwrap(), 5, "it is a moment ago");
+        assert_eq!(account.of(&one).unwrap(), 6, "it is a moment ago");
         account.read = account.read.map(|read| read - Account::FRESH);
         assert_eq!((account.of(&other).unwrap(), account.figures[&one].bytes), (7, 7));
         account.figures.get_mut(&one).unwrap().asked -= Account::WANTED;

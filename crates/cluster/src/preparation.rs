@@ -91,7 +91,7 @@ pub fn preview(layout: &Layout, options: &Options) -> Result<Preview, Error> {
 }
 
 /// What the user must know of a plan that is carried out: why no Pod will run, or why not as everywhere.
-pub(crate) fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
+pub(crate) fn warnings(plan: &Plan, options: &Options) -> Vec<String> {
     let open: Vec<_> =
         plan.open.iter().filter(|open| open.blocks >= Blocks::Pods).map(|open| open.gap.to_string()).collect();
     let none = match plan.step(GapId::Privileges).filter(|_| plan.has_no_pods()) {
@@ -110,7 +110,9 @@ pub(crate) fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
             step.purpose
         )
     });
-    none.into_iter().chain(shared)
+    let for_pods = options.addons.iter().filter(|(_, is_wanted)| **is_wanted && plan.has_no_pods());
+    let left_out = for_pods.map(|(addon, _)| format!("{} is for Pods, and is left out", addon.name()));
+    none.into_iter().chain(shared).chain(left_out).collect()
 }
 
 /// Fails where the plan leaves a gap that keeps the node from starting, unless the user wants it so.

@@ -142,7 +142,7 @@ fn bring_up_and_serve(layout: &Layout, asked: &Options, progress: &Progress, mut
     const STEP: &str = "remedies";
     progress.report(&Event::Started { step: STEP.to_owned(), label: STEP.to_owned() });
     let mut ground = Ground::find_or_make(layout, asked)?;
-    for message in ground.plan.iter().flat_map(preparation::warnings) {
+    for message in ground.plan.iter().flat_map(|plan| preparation::warnings(plan, &ground.options)) {
         progress.report(&Event::Warning { message });
     }
     if let Some(listener) = &ground.ways.listener {
