@@ -50,7 +50,7 @@ fn a_cluster_is_well_for_as_long_as_it_runs(cluster: &Cluster) {
 
 /// As on every machine, who asks for all figures between a cgroup's first sight and its first sample is told of it. A cluster
 /// that is left to itself has no new ones.
-const OF_A_NEW_ONE: &str = "Partial failure issuing cadvisor.ContainerInfoV2";
+pub const OF_A_NEW_ONE: &str = "Partial failure issuing cadvisor.ContainerInfoV2";
 
 /// The kubelet's eviction and metrics-server may ask in the same moment.
 const MOST_QUESTIONS: usize = 2;
