@@ -108,11 +108,13 @@ fn killed_tracers_and_file_systems_hang_nobody(cluster: &Cluster) {
     let namespace = cluster.namespace("chaos");
     namespace.apply(DEPLOYMENT);
     namespace.wait("deployment/web", "condition=Available");
+    let start = Instant::now();
     let mut killed: Vec<String> = Vec::new();
     while killed.len() < rounds() as usize {
         let (name, pid) = STACKED[fastrand::usize(..STACKED.len())];
         if cluster.sh(&format!("kill -9 $({pid})")).code == 0 {
             killed.push(name.to_owned());
+            eprintln!("{:4.0} s: killed {name}, {} of {}", start.elapsed().as_secs_f64(), killed.len(), rounds());
         }
         std::thread::sleep(Duration::from_millis(fastrand::u64(..3000)));
         // A reader is answered, or told that nobody serves; it does not wait for good (124).
@@ -127,7 +129,8 @@ fn killed_tracers_and_file_systems_hang_nobody(cluster: &Cluster) {
     assert_eq!(left.trim(), "2", "the tracer and the traced one, and none that was left");
     cluster.terrarium("down").succeeds();
     Marks::of(cluster).assert_same_as(&before);
-    eprintln!("{} kills ({}); all runs", killed.len(), tally(&killed));
+    let took = start.elapsed().as_secs_f64();
+    eprintln!("{} kills ({}) and all back in {took:.0} s", killed.len(), tally(&killed));
 }
 
 /// How often each was killed.

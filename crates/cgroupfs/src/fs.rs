@@ -3,10 +3,11 @@
 //! The thread that takes requests answers those that are quick; what takes looking at many processes goes to the pool.
 //!
 //! gVisor asks for a file's size before each read that passes it, and reads no further (pkg/sentry/fsimpl/fuse
-//! `regularFileFD.PRead`), so an open file's content is fixed first, and its length told. The kernel's own way, to ask for
-//! no size at all, is asked for as well (`FOPEN_DIRECT_IO`).
+//! `regularFileFD.PRead`), so it is told the length of what is to be read. It also keeps no pages, so that nothing is to be
+//! known of what is opened and closed, and it need not tell (ENOSYS to open). A kernel that keeps some is told not to
+//! (`FOPEN_DIRECT_IO`).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
@@ -16,17 +17,16 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::backing::read_open;
 use crate::bell::Bell;
-use crate::handles::{Handles, Text, part};
 use crate::ids::Ids;
-use crate::inodes::{Inodes, Kind, Node, ROOT};
+use crate::inodes::{Entry, Inodes, Kind, Node, ROOT};
 use crate::memory::LIMIT;
 use crate::pool::Pool;
+use crate::readers::part;
 use crate::tree::Tree;
 
 /// How long the kernel may believe what it was told of a name and of attributes: longer than cAdvisor takes to come back.
@@ -41,60 +41,23 @@ const SIZE: u64 = 4096;
 /// The file system of one hierarchy.
 pub(crate) struct CgroupFs {
     tree: Arc<Tree>,
-    inodes: Mutex<Inodes>,
-    files: Arc<Handles<File>>,
-    directories: Handles<Vec<Entry>>,
+    inodes: Arc<Mutex<Inodes>>,
+    /// Whether the kernel keeps pages, for which it has to know of what is opened.
+    keeps_pages: bool,
     pool: Pool,
     /// Told of new cgroups and of limits.
     bell: Bell,
     ids: Arc<Ids>,
 }
 
-struct File {
-    node: Node,
-    text: Mutex<Text>,
-    /// The sandbox's own file, if it is read.
-    own: Option<fs::File>,
-}
-
-struct Entry {
-    number: u64,
-    kind: FileType,
-    name: OsString,
-}
-
-impl File {
-    /// What it says is fixed now. What cannot be read, though it is there, says so when it is read.
-    fn open(node: Node, tree: &Tree, flags: OpenFlags) -> io::Result<Self> {
-        let is_read = !matches!(flags.acc_mode(), OpenAccMode::O_WRONLY);
-        let own = match node.kind {
-            Kind::Own if is_read => Some(fs::File::open(&node.path)?),
-            _ => None,
-        };
-        let file = Self { node, text: Mutex::default(), own };
-        if is_read && let Ok(content) = file.read(tree) {
-            *file.text() = Text::new(content);
-        }
-        Ok(file)
-    }
-
-    fn read(&self, tree: &Tree) -> io::Result<Vec<u8>> {
-        self.own.as_ref().map_or_else(|| tree.read(&self.node), read_open)
-    }
-
-    fn text(&self) -> MutexGuard<'_, Text> {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl CgroupFs {
     pub fn new(tree: Arc<Tree>, pool: Pool, bell: Bell, ids: Arc<Ids>) -> Self {
-        let inodes = Mutex::new(Inodes::new(&tree.hierarchy.backing));
-        Self { tree, inodes, files: Arc::default(), directories: Handles::default(), pool, bell, ids }
+        let inodes = Arc::new(Mutex::new(Inodes::new(&tree.hierarchy.backing)));
+        Self { tree, inodes, keeps_pages: true, pool, bell, ids }
     }
 
     fn inodes(&self) -> MutexGuard<'_, Inodes> {
-        self.inodes.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inodes)
     }
 
     /// What a number stands for. A removed cgroup's numbers stand for nothing; the kernel says ENODEV then.
@@ -111,20 +74,13 @@ impl CgroupFs {
         Ok(self.told(attributes(number, &node, metadata)?))
     }
 
-    /// Those of an open file are as the kernel was told them last, but for the length: it asks before each read.
-    fn attributes(&self, number: INodeNo, handle: Option<FileHandle>) -> Result<FileAttr, Errno> {
-        let size = handle.and_then(|handle| self.files.get(handle.0)?.text().len());
-        let known = size.and_then(|size| Some(FileAttr { size, ..self.inodes().told(number.0)? }));
-        if let Some(known) = known {
-            return Ok(known);
-        }
+    fn attributes(&self, number: INodeNo) -> Result<FileAttr, Errno> {
         let node = self.node(number)?;
         let metadata = match node.kind {
             Kind::Added(_) => None,
             _ => Some(fs::symlink_metadata(&node.path)?),
         };
-        let attributes = self.told(attributes(number.0, &node, metadata)?);
-        Ok(FileAttr { size: size.unwrap_or(attributes.size), ..attributes })
+        Ok(self.told(attributes(number.0, &node, metadata)?))
     }
 
     /// Attributes with the owner as the kernel knows them, which is told them.
@@ -189,10 +145,25 @@ impl CgroupFs {
         Ok(())
     }
 
-    /// Does it now, or has it done if it takes long.
-    fn at_its_time(&self, is_slow: bool, job: impl FnOnce() + Send + 'static) {
+    /// Does something with what a file says: at once or, if it takes long to tell, later.
+    fn with_content(
+        &self,
+        number: INodeNo,
+        job: impl FnOnce(Result<Arc<[u8]>, Errno>, &Mutex<Inodes>) + Send + 'static,
+    ) {
+        let node = match self.node(number) {
+            Ok(node) => node,
+            Err(error) => return job(Err(error), &self.inodes),
+        };
+        let (tree, inodes) = (Arc::clone(&self.tree), Arc::clone(&self.inodes));
+        let is_slow = tree.is_slow(&node);
+        let job = move || job(tree.read(&node).map(Arc::from).map_err(Errno::from), &inodes);
         if is_slow { self.pool.run(job) } else { job() }
     }
+}
+
+fn locked(inodes: &Mutex<Inodes>) -> MutexGuard<'_, Inodes> {
+    inodes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Those of a file. Added ones belong to whom their cgroup belongs.
@@ -244,6 +215,12 @@ fn answer_attributes(reply: ReplyAttr, answer: Result<FileAttr, Errno>) {
 }
 
 impl Filesystem for CgroupFs {
+    /// Who keeps pages reads ahead.
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.keeps_pages = config.capabilities().contains(InitFlags::FUSE_ASYNC_READ);
+        Ok(())
+    }
+
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         answer_entry(reply, self.entry(parent, name));
     }
@@ -252,8 +229,32 @@ impl Filesystem for CgroupFs {
         self.inodes().forget(number.0, lookups);
     }
 
-    fn getattr(&self, _: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        answer_attributes(reply, self.attributes(number, handle));
+    /// With a handle it is asked before and after a read, for the length. All that is told of the beginning is a length that
+    /// will do: a longer content comes in parts, as the kernel's own come in pages.
+    fn getattr(&self, request: &Request, number: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+        if handle.is_none() {
+            return answer_attributes(reply, self.attributes(number));
+        }
+        let known = self.inodes().told(number.0);
+        let known = match known.map_or_else(|| self.attributes(number), Ok) {
+            Ok(known) => known,
+            Err(error) => return reply.error(error),
+        };
+        let thread = request.pid();
+        let (told, on) = match self.inodes().text(number.0) {
+            Some(text) => (text.just_told(thread), text.at(thread, 1)),
+            None => (None, None),
+        };
+        let Some(told) = told else {
+            // It is about to begin, or to go on after a while.
+            let size = known.size.max(on.map_or(0, |content| content.len() as u64));
+            return reply.attr(&BELIEVED, &FileAttr { size, ..known });
+        };
+        // Most likely it was told all, and looks whether there is more; but it may begin again.
+        self.with_content(number, move |content, _| {
+            let size = content.map_or(0, |content| content.len()).max(told.len()) as u64;
+            reply.attr(&BELIEVED, &FileAttr { size, ..known });
+        });
     }
 
     /// Times are the sandbox's own, and no file has a length that could be cut.
@@ -268,7 +269,7 @@ impl Filesystem for CgroupFs {
         _: Option<TimeOrNow>,
         _: Option<TimeOrNow>,
         _: Option<SystemTime>,
-        handle: Option<FileHandle>,
+        _: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -276,7 +277,7 @@ impl Filesystem for CgroupFs {
         reply: ReplyAttr,
     ) {
         let changed = self.change(number, mode, uid, gid);
-        answer_attributes(reply, changed.and_then(|()| self.attributes(number, handle)));
+        answer_attributes(reply, changed.and_then(|()| self.attributes(number)));
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
@@ -293,50 +294,46 @@ impl Filesystem for CgroupFs {
         answer_nothing(reply, removed);
     }
 
-    fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let node = match self.node(number) {
-            Ok(node) => node,
-            Err(error) => return reply.error(error),
-        };
-        let (tree, files) = (Arc::clone(&self.tree), Arc::clone(&self.files));
-        self.at_its_time(tree.is_slow(&node), move || {
-            let file = match File::open(node, &tree, flags) {
-                Ok(file) => file,
-                Err(error) => return reply.error(error.into()),
-            };
-            let handle = files.open(file);
-            reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
-        });
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.keeps_pages {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
     }
 
     fn read(
         &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
+        request: &Request,
+        number: INodeNo,
+        _: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(file) = self.files.get(handle.0) else { return reply.error(Errno::EBADF) };
-        let said = file.text().at(offset);
+        let thread = request.pid();
+        let said = self.inodes().text(number.0).and_then(|text| text.at(thread, offset));
         if let Some(content) = said {
             return reply.data(part(&content, offset, size));
         }
-        let tree = Arc::clone(&self.tree);
-        self.at_its_time(tree.is_slow(&file.node), move || match file.read(&tree) {
-            Ok(content) => reply.data(part(&file.text().renew(content), offset, size)),
-            Err(error) => reply.error(error.into()),
+        self.with_content(number, move |content, inodes| match content {
+            Ok(content) => {
+                if let Some(text) = locked(inodes).text(number.0) {
+                    text.tell(thread, Arc::clone(&content));
+                }
+                reply.data(part(&content, offset, size));
+            }
+            Err(error) => reply.error(error),
         });
     }
 
     fn write(
         &self,
         request: &Request,
-        _: INodeNo,
-        handle: FileHandle,
+        number: INodeNo,
+        _: FileHandle,
         _: u64,
         data: &[u8],
         _: WriteFlags,
@@ -344,15 +341,16 @@ impl Filesystem for CgroupFs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let Some(file) = self.files.get(handle.0) else { return reply.error(Errno::EBADF) };
-        match self.tree.write(&file.node, data, request.pid()) {
-            Ok(taken) => {
-                if file.node.path.ends_with(LIMIT) {
-                    self.bell.ring();
-                }
-                reply.written(u32::try_from(taken).unwrap_or(u32::MAX));
+        let written = self.node(number).and_then(|node| {
+            let taken = self.tree.write(&node, data, request.pid())?;
+            if node.path.ends_with(LIMIT) {
+                self.bell.ring();
             }
-            Err(error) => reply.error(error.into()),
+            Ok(taken)
+        });
+        match written {
+            Ok(taken) => reply.written(u32::try_from(taken).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(error),
         }
     }
 
@@ -364,29 +362,30 @@ impl Filesystem for CgroupFs {
         &self,
         _: &Request,
         _: INodeNo,
-        handle: FileHandle,
+        _: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
         reply.ok();
-        self.files.close(handle.0);
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.entries(number) {
-            Ok(entries) => reply.opened(FileHandle(self.directories.open(entries)), FopenFlags::empty()),
-            Err(error) => reply.error(error),
+    /// Once it need not tell of files, gVisor does not tell when a directory is closed either.
+    fn readdir(&self, request: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let thread = request.pid();
+        let said = self.inodes().entries(number.0).and_then(|entries| entries.at(thread, offset));
+        let entries = match said.map_or_else(|| self.entries(number).map(Arc::from), Ok) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(error),
+        };
+        if let Some(readers) = self.inodes().entries(number.0) {
+            readers.tell(thread, Arc::clone(&entries));
         }
-    }
-
-    fn readdir(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let Some(entries) = self.directories.get(handle.0) else { return reply.error(Errno::EBADF) };
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         for (entry, next) in entries.iter().zip(1..).skip(from) {
             if reply.add(INodeNo(entry.number), next, entry.kind, &entry.name) {
@@ -394,11 +393,6 @@ impl Filesystem for CgroupFs {
             }
         }
         reply.ok();
-    }
-
-    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        reply.ok();
-        self.directories.close(handle.0);
     }
 
     // No build of gVisor has more for its own cgroups, and Linux has none of it.

@@ -4,11 +4,13 @@
 //! twice: who still holds one of a removed cgroup must not get at another.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use fuser::FileAttr;
+use fuser::{FileAttr, FileType};
 
 use crate::added::Added;
+use crate::readers::Readers;
 
 /// The root's number, by the protocol.
 pub(crate) const ROOT: u64 = 1;
@@ -47,6 +49,24 @@ struct Known {
     lookups: u64,
     /// What it was told of it.
     told: Option<FileAttr>,
+    /// Who reads what it says, if it is a file.
+    text: Readers<u8>,
+    /// Who lists what it has, if it is a cgroup.
+    entries: Readers<Entry>,
+}
+
+/// What a cgroup has, for who lists it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub number: u64,
+    pub kind: FileType,
+    pub name: OsString,
+}
+
+impl Known {
+    fn new(node: Node, lookups: u64) -> Self {
+        Self { node, lookups, told: None, text: Readers::default(), entries: Readers::default() }
+    }
 }
 
 impl Inodes {
@@ -54,7 +74,7 @@ impl Inodes {
     pub fn new(root: &Path) -> Self {
         let node = Node { path: root.to_owned(), kind: Kind::Cgroup };
         Self {
-            by_number: HashMap::from([(ROOT, Known { node, lookups: 1, told: None })]),
+            by_number: HashMap::from([(ROOT, Known::new(node, 1))]),
             by_path: BTreeMap::from([(root.to_owned(), ROOT)]),
             next: ROOT + 1,
         }
@@ -80,7 +100,7 @@ impl Inodes {
     fn add(&mut self, node: &Node) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.by_number.insert(number, Known { node: node.clone(), lookups: 0, told: None });
+        self.by_number.insert(number, Known::new(node.clone(), 0));
         if let Some(before) = self.by_path.insert(node.path.clone(), number) {
             self.by_number.remove(&before);
         }
@@ -97,6 +117,16 @@ impl Inodes {
         if let Some(known) = self.by_number.get_mut(&attributes.ino.0) {
             known.told = Some(attributes);
         }
+    }
+
+    /// Who reads a file.
+    pub fn text(&mut self, number: u64) -> Option<&mut Readers<u8>> {
+        self.by_number.get_mut(&number).map(|known| &mut known.text)
+    }
+
+    /// Who lists a cgroup.
+    pub fn entries(&mut self, number: u64) -> Option<&mut Readers<Entry>> {
+        self.by_number.get_mut(&number).map(|known| &mut known.entries)
     }
 
     /// What was told of a path and all below does not hold any more.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long that moment lasts.
-const MOMENT: Duration = Duration::from_millis(100);
+pub(crate) const MOMENT: Duration = Duration::from_millis(100);
 
 /// Figures by their cgroups.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl<T: Copy> Recent<T> {
     /// There is another cgroup by that name, or none.
     pub fn forget(&self, cgroup: &Path) {
         self.table().remove(cgroup);
+    }
+
+    /// None is as it was.
+    pub fn clear(&self) {
+        self.table().clear();
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<PathBuf, (Instant, T)>> {

@@ -11,7 +11,6 @@ use std::thread;
 use std::time::Duration;
 
 use fuser::{Session, SessionACL};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -50,10 +49,6 @@ enum End {
 pub fn serve(config: &Config) -> Result<()> {
     // Modes of new cgroups are those that were asked for.
     umask(Mode::empty());
-    // Each file that somebody has open is open here, too.
-    getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
-        .doing("raise the limit of open files of", "/proc/self")?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).doing("wait for signals in", "/proc/self")?;
     let (tell, ends) = channel();
     let told = tell.clone();

@@ -12,7 +12,7 @@ use crate::backing::{MEMBERS, read_open, write};
 use crate::cpuacct::Time;
 use crate::inodes::{Kind, Node};
 use crate::kept::Kept;
-use crate::memory::{NO_LIMIT, Sandbox, Stat, least_limit, stat};
+use crate::memory::{LIMIT, NO_LIMIT, Sandbox, Stat, least_limit, stat};
 use crate::recent::Recent;
 use crate::usage::{Sampler, Usage};
 use crate::{Hierarchy, cpuacct};
@@ -24,6 +24,7 @@ pub(crate) struct Tree {
     pub kept: Arc<Kept>,
     sampler: Sampler,
     times: Recent<Time>,
+    limits: Recent<u64>,
     processors: u64,
     /// Whether the sandbox tells time by its kinds, from which all files about it are made.
     has_times: bool,
@@ -37,6 +38,7 @@ impl Tree {
             kept,
             sampler: Sampler::new(&hierarchy.backing),
             times: Recent::default(),
+            limits: Recent::default(),
             processors: cpuacct::processors()?,
             has_times: hierarchy.controller == "cpuacct" && Time::of(&hierarchy.backing).is_ok(),
         })
@@ -130,7 +132,7 @@ impl Tree {
     }
 
     fn memory_stat(&self, cgroup: &Path) -> io::Result<String> {
-        let limit = least_limit(cgroup, &self.hierarchy.backing);
+        let limit = self.limits.get_or(cgroup, || Ok(least_limit(cgroup, &self.hierarchy.backing)))?;
         if cgroup == self.hierarchy.backing {
             let all = Sandbox::look()?.stat;
             return Ok(stat(&all, limit, &all));
@@ -148,7 +150,13 @@ impl Tree {
                 let whole = node.path.ends_with(MEMBERS).then(|| thread_group(writer)).flatten();
                 write(&node.path, whole.unwrap_or(writer).to_string().as_bytes()).map(|_| data.len())
             }
-            Kind::Own => write(&node.path, data),
+            Kind::Own => {
+                let written = write(&node.path, data);
+                if node.path.ends_with(LIMIT) {
+                    self.limits.clear();
+                }
+                written
+            }
             Kind::Added(added) => self.set(added, &node.path, data).map(|()| data.len()),
         }
     }
@@ -198,6 +206,7 @@ impl Tree {
         for (file, value) in limits {
             let _ = write(&cgroup.join(file), value.as_bytes());
         }
+        self.limits.clear();
     }
 
     fn forget(&self, cgroup: &Path) {
