@@ -179,6 +179,20 @@ fn version_1_tells_what_was_used() {
     assert_eq!((stats.memory.usage, stats.memory.limit, stats.memory.failcnt), (4096, 9_223_372_036_854_771_712, 3));
     assert_eq!((stats.memory.oom_kills, stats.memory.stat["total_inactive_file"]), (4, 3));
     assert_eq!((stats.pids.current, stats.pids.limit), (6, 0));
+    fixture.put("cpu/one/cpuacct.usage_all", "cpu user system\n0 60 40\n1 3 4\n");
+    let cpu = cgroups.stats().expect("they can be read").cpu;
+    assert_eq!((cpu.user_ns, cpu.kernel_ns, cpu.usage_ns), (63, 44, 123_456_789));
+}
+
+#[test]
+fn long_lists_are_read_to_their_end() {
+    let fixture = Fixture::new();
+    let cgroups = fixture.cgroups(&[("m", "cgroup", "memory")]);
+    for count in [1, 400, 2000] {
+        let pids: Vec<String> = (1..=count).map(|pid| pid.to_string()).collect();
+        fixture.put("m/one/cgroup.procs", &format!("{}\n", pids.join("\n")));
+        assert_eq!(cgroups.pids().expect("they can be read").len(), count);
+    }
 }
 
 #[test]

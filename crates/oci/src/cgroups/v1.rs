@@ -161,10 +161,15 @@ impl Groups {
             stats.memory = charged(memory);
             stats.memory.oom_kills = self.oom_kills();
         }
-        let members = self.members()?;
-        stats.memory.count_processes(&members);
         let counted = self.with("pids").and_then(|pids| Some((pids.number("pids.current")?, pids.number("pids.max"))));
-        let (current, limit) = counted.unwrap_or((members.len() as u64, None));
+        let (current, limit) = match counted {
+            Some(counted) if !stats.memory.stat.is_empty() => counted,
+            _ => {
+                let members = self.members()?;
+                stats.memory.count_processes(&members);
+                counted.unwrap_or((members.len() as u64, None))
+            }
+        };
         stats.pids = Pids { current, limit: limit.filter(|limit| *limit != u64::MAX).unwrap_or_default() };
         Ok(stats)
     }
@@ -202,27 +207,43 @@ fn create_cpuset(group: &Group) -> Result<()> {
 }
 
 fn usage(cpuacct: &Directory) -> Cpu {
-    // Older kernels tell the parts in ticks, of which there are 100 a second.
-    let ticks = |name| cpuacct.entry("cpuacct.stat", name).unwrap_or_default() * 10_000_000;
+    let (user_ns, kernel_ns) = parts(&cpuacct.read("cpuacct.usage_all").unwrap_or_default()).unwrap_or_else(|| {
+        // Older kernels tell the parts in ticks, of which there are 100 a second.
+        let table = cpuacct.table("cpuacct.stat");
+        let ticks = |name| table.get(name).copied().unwrap_or_default() * 10_000_000;
+        (ticks("user"), ticks("system"))
+    });
     let per_cpu = cpuacct.read("cpuacct.usage_percpu").unwrap_or_default();
     Cpu {
         usage_ns: cpuacct.number("cpuacct.usage").unwrap_or_default(),
-        user_ns: cpuacct.number("cpuacct.usage_user").unwrap_or_else(|| ticks("user")),
-        kernel_ns: cpuacct.number("cpuacct.usage_sys").unwrap_or_else(|| ticks("system")),
+        user_ns,
+        kernel_ns,
         per_cpu_ns: per_cpu.split_whitespace().filter_map(|time| time.parse().ok()).collect(),
         ..Cpu::default()
     }
 }
 
+/// Time in programs and in the kernel by `cpuacct.usage_all`: a title, and for each processor its number and the two.
+fn parts(all: &str) -> Option<(u64, u64)> {
+    let of_one = |line: &str| {
+        let mut parts = line.split(' ').skip(1).map(|part| part.parse::<u64>().ok());
+        Some((parts.next()??, parts.next()??))
+    };
+    let each: Vec<(u64, u64)> = all.lines().skip(1).map(of_one).collect::<Option<_>>()?;
+    let sum = |(user, system), (more_user, more_system)| (user + more_user, system + more_system);
+    each.into_iter().reduce(sum)
+}
+
 fn charged(memory: &Directory) -> Memory {
     let number = |file: &str| memory.number(file).unwrap_or_default();
+    let swap = memory.number("memory.memsw.usage_in_bytes");
     Memory {
         usage: number("memory.usage_in_bytes"),
         max_usage: number("memory.max_usage_in_bytes"),
         limit: number("memory.limit_in_bytes"),
         failcnt: number("memory.failcnt"),
-        swap_usage: number("memory.memsw.usage_in_bytes"),
-        swap_limit: number("memory.memsw.limit_in_bytes"),
+        swap_usage: swap.unwrap_or_default(),
+        swap_limit: swap.map_or(0, |_| number("memory.memsw.limit_in_bytes")),
         oom_kills: 0,
         stat: memory.table("memory.stat"),
     }
