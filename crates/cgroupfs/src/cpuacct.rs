@@ -10,10 +10,12 @@ use std::io;
 use std::ops::{Add, AddAssign};
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backing::number;
 
 /// What gVisor counts, in nanoseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Time {
     pub user: u64,
     pub system: u64,

@@ -9,7 +9,7 @@
 //! | cpuacct | `cpuacct.usage`, `usage_user`, `usage_sys`, `stat`, with the time of removed cgroups; `cpuacct.usage_percpu`, `_percpu_user`, `_percpu_sys`, `_all` |
 //! | memory | `memory.max_usage_in_bytes`, `stat`, `failcnt`, `use_hierarchy`, `oom_control`; `cgroup.event_control`, which takes nothing |
 //! | cpu | `cpu.stat` |
-//! | every one | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, and not acted upon |
+//! | every one | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, also for the next server, and not acted upon |
 //!
 //! A file that the sandbox has is replaced only where it is not true: processor time, since that of removed cgroups is
 //! forgotten, and `memory.usage_in_bytes` of the root cgroup, which stands for the whole sandbox, and of every one where it
@@ -59,6 +59,9 @@ pub struct Config {
     pub guarded: Option<PathBuf>,
     /// A unix socket, made when all files can be read. Whoever connects to it is told `ok` while they can be read still.
     pub ready_socket: Option<PathBuf>,
+    /// A directory for what gVisor has no place for, such as counters, so that the next server goes on with it. Whoever
+    /// makes the hierarchies anew empties it.
+    pub state: Option<PathBuf>,
 }
 
 /// One hierarchy.

@@ -86,7 +86,8 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
         stir::waiting();
     }
     for hierarchy in &config.hierarchies {
-        let kept = Arc::new(Kept::default());
+        let state = config.state.as_ref().map(|state| state.join(format!("cgroupfs-{}.json", hierarchy.controller)));
+        let kept = Arc::new(state.map_or_else(Kept::default, Kept::load));
         let bell = Bell::default();
         mount(hierarchy, &kept, &pool, &bell, &ids, tell)?;
         mounted.push(hierarchy.mount_point.clone());

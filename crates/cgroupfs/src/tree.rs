@@ -187,7 +187,7 @@ impl Tree {
                 let set = number()? != 0;
                 self.kept.change(cgroup, |values| values.notify_on_release = set);
             }
-            Added::ReleaseAgent => text.clone_into(&mut self.kept.release_agent()),
+            Added::ReleaseAgent => self.kept.set_release_agent(text),
             _ => return Err(Errno::INVAL.into()),
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The component that adds cgroup files to those of the kernel, and sees to limits of memory: a part of this program
 //! ([`terrarium_cgroupfs`]).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use terrarium_remedies::{CGROUP_ROOT, POD_CGROUP_ROOT, Setting};
 
@@ -13,10 +13,14 @@ use crate::{Error, Layout};
 pub(crate) fn component(spec: &Spec<'_>) -> Result<Option<Component>, Error> {
     let Some((controllers, backing)) = spec.settings.iter().find_map(files) else { return Ok(None) };
     let socket = socket(spec.layout);
-    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    let mut args = [CGROUPFS, "--root", CGROUP_ROOT, "--backing", &text(backing), "--ready-socket", &text(&socket)]
-        .map(str::to_owned)
-        .to_vec();
+    // What is counted goes with the cgroups, at the latest with the runtime directory.
+    let state = spec.layout.runtime();
+    let mut args = vec![CGROUPFS.to_owned()];
+    for (flag, value) in
+        [("--root", Path::new(CGROUP_ROOT)), ("--backing", backing), ("--ready-socket", &socket), ("--state", state)]
+    {
+        args.extend([flag.to_owned(), value.to_string_lossy().into_owned()]);
+    }
     if spec.settings.contains(&Setting::MemoryGuard) {
         args.extend(["--guard".to_owned(), format!("/{POD_CGROUP_ROOT}")]);
     }

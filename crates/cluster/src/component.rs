@@ -38,13 +38,20 @@ pub(crate) fn settings_here(layout: &Layout) -> Result<Vec<Setting>, Error> {
 
 /// Whether a component, or an add-on, is a part of a cluster with these settings.
 pub(crate) fn is_part(name: Name, settings: &[Setting]) -> bool {
-    let has = |is: fn(&Setting) -> bool| settings.iter().any(is);
     match name {
         CONTAINERD | SERVER | KUBELET => true,
-        CGROUPFS => has(|setting| matches!(setting, Setting::CgroupFiles { .. })),
+        CGROUPFS => settings.iter().any(|setting| matches!(setting, Setting::CgroupFiles { .. })),
         // The others are for Pods.
-        _ => !has(|setting| matches!(setting, Setting::WithoutMounts { .. })),
+        _ => without_mounts(settings).is_none(),
     }
+}
+
+/// Where a node that nothing can be mounted for keeps what dies with it.
+fn without_mounts(settings: &[Setting]) -> Option<&Path> {
+    settings.iter().find_map(|setting| match setting {
+        Setting::WithoutMounts { state } => Some(state.as_path()),
+        _ => None,
+    })
 }
 
 /// The variable by which the kubelet's main of ours takes cgroup files that are not the kernel's
@@ -130,12 +137,9 @@ impl<'a> Spec<'a> {
         Ok(Self { layout, node, address, network, isolation, settings, api_port })
     }
 
-    /// Where a node that nothing can be mounted for keeps what dies with it.
+    /// See [`without_mounts`].
     pub(crate) fn without_mounts(&self) -> Option<&Path> {
-        self.settings.iter().find_map(|setting| match setting {
-            Setting::WithoutMounts { state } => Some(state.as_path()),
-            _ => None,
-        })
+        without_mounts(&self.settings)
     }
 }
 

@@ -52,7 +52,7 @@ pub enum Error {
     #[error("a node cannot run in this sandbox: {}", obstacles(.0))]
     Obstacles(Vec<Open>),
     /// What a program is to find cannot be mounted: there can only be a node.
-    #[error("nothing can be mounted here, as that takes")]
+    #[error("nothing can be mounted here, and what makes up for the sandbox is mounted")]
     WithoutMounts,
     /// A component's program cannot be run.
     #[error("the component {} cannot run: {why}", path.display())]

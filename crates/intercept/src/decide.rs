@@ -218,15 +218,16 @@ impl Links for Seen {
     fn read(&self, path: &Path) -> Option<PathBuf> {
         let Self(thread) = self;
         // These are about whoever reads them.
-        let own = |rest: &Path| Some(Path::new("/proc").join(process(*thread)?).join(rest));
-        match path.as_os_str().as_bytes() {
-            b"/proc/self" => process(*thread).map(PathBuf::from),
-            b"/proc/thread-self" => Some(PathBuf::from(format!("{}/task/{thread}", process(*thread)?))),
-            _ => match (path.strip_prefix("/proc/self"), path.strip_prefix("/proc/thread-self")) {
-                (Ok(rest), _) => std::fs::read_link(own(rest)?).ok(),
-                (_, Ok(rest)) => std::fs::read_link(own(&Path::new("task").join(thread.to_string()).join(rest))?).ok(),
-                _ => std::fs::read_link(path).ok(),
-            },
+        let process = || process(*thread).map(PathBuf::from);
+        let (own, rest) = match (path.strip_prefix("/proc/self"), path.strip_prefix("/proc/thread-self")) {
+            (Ok(rest), _) => (process()?, rest),
+            (_, Ok(rest)) => (process()?.join("task").join(thread.to_string()), rest),
+            _ => return std::fs::read_link(path).ok(),
+        };
+        if rest.as_os_str().is_empty() {
+            Some(own)
+        } else {
+            std::fs::read_link(Path::new("/proc").join(own).join(rest)).ok()
         }
     }
 }

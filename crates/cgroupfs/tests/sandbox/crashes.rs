@@ -21,6 +21,15 @@ fn mounts_there() -> usize {
 pub fn readers_of_a_killed_server_are_told_and_a_new_one_heals() {
     let mut server = Server::start();
     let cgroup = Cgroup::make("memory", "survives");
+    let counts = Cgroup::make("cpuacct", "counts");
+    let ended = counts.below("ended");
+    let burner = Worker::start(&["burn"], &[&ended]);
+    thread::sleep(Duration::from_millis(300));
+    drop(burner);
+    drop(ended);
+    cgroup.write("notify_on_release", "1");
+    let counted = counts.number("cpuacct.usage");
+    assert!(counted > 100_000_000, "{counted}");
     let path = cgroup.0.join("memory.stat");
     let _holder = Worker::start(&["hold", "10"], &[&cgroup]);
     let killed = AtomicBool::new(false);
@@ -56,6 +65,7 @@ pub fn readers_of_a_killed_server_are_told_and_a_new_one_heals() {
     let _server = healed.unwrap();
     assert_eq!(mounts_there(), CONTROLLERS.len());
     assert!(cgroup.number("memory.usage_in_bytes") >= 10 << 20);
+    assert_eq!((cgroup.read("notify_on_release"), counts.number("cpuacct.usage")), ("1\n".into(), counted));
 }
 
 pub fn a_server_leaves_nothing_mounted() {

@@ -17,6 +17,7 @@ use terrarium_cgroupfs::{Config, Hierarchy};
 pub const ROOT: &str = "/sys/fs/cgroup";
 pub const BACKING: &str = "/run/cgroupfs-backing";
 const READY: &str = "/run/cgroupfs-ready";
+const STATE: &str = "/run";
 /// Those that lack something.
 pub const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
 
@@ -54,7 +55,13 @@ pub fn serve(guard: bool) {
     let hierarchies = CONTROLLERS.iter().map(hierarchy).collect();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let guarded = guard.then(|| "/".into());
-    terrarium_cgroupfs::serve(&Config { hierarchies, guarded, ready_socket: Some(READY.into()) }).unwrap();
+    terrarium_cgroupfs::serve(&Config {
+        hierarchies,
+        guarded,
+        ready_socket: Some(READY.into()),
+        state: Some(STATE.into()),
+    })
+    .unwrap();
 }
 
 /// A server that is ready. Ends when dropped.

@@ -26,6 +26,10 @@ pub struct Args {
     #[arg(long, value_name = "SOCKET")]
     ready_socket: Option<PathBuf>,
 
+    /// Keep counters in this directory, for the server that comes after this one
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
     /// The hierarchies, by their controllers
     #[arg(required = true, value_name = "CONTROLLER")]
     controllers: Vec<String>,
@@ -44,6 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         hierarchies: args.controllers.iter().map(hierarchy).collect(),
         guarded: args.guard.clone(),
         ready_socket: args.ready_socket.clone(),
+        state: args.state.clone(),
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
