@@ -241,14 +241,13 @@ impl Filesystem for CgroupFs {
             Err(error) => return reply.error(error),
         };
         let thread = request.pid();
-        let (told, on) = match self.inodes().text(number.0) {
-            Some(text) => (text.just_told(thread), text.at(thread, 1)),
-            None => (None, None),
+        let (told, longest) = match self.inodes().text(number.0) {
+            Some(text) => (text.just_told(thread), text.longest() as u64),
+            None => (None, 0),
         };
         let Some(told) = told else {
             // It is about to begin, or to go on after a while.
-            let size = known.size.max(on.map_or(0, |content| content.len() as u64));
-            return reply.attr(&BELIEVED, &FileAttr { size, ..known });
+            return reply.attr(&BELIEVED, &FileAttr { size: known.size.max(longest), ..known });
         };
         // Most likely it was told all, and looks whether there is more; but it may begin again.
         self.with_content(number, move |content, _| {
@@ -358,19 +357,6 @@ impl Filesystem for CgroupFs {
         reply.ok();
     }
 
-    fn release(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }
@@ -379,13 +365,17 @@ impl Filesystem for CgroupFs {
     fn readdir(&self, request: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let thread = request.pid();
         let said = self.inodes().entries(number.0).and_then(|entries| entries.at(thread, offset));
-        let entries = match said.map_or_else(|| self.entries(number).map(Arc::from), Ok) {
+        let told_anew = || {
+            let entries: Arc<[Entry]> = self.entries(number)?.into();
+            if let Some(readers) = self.inodes().entries(number.0) {
+                readers.tell(thread, Arc::clone(&entries));
+            }
+            Ok(entries)
+        };
+        let entries = match said.map_or_else(told_anew, Ok) {
             Ok(entries) => entries,
             Err(error) => return reply.error(error),
         };
-        if let Some(readers) = self.inodes().entries(number.0) {
-            readers.tell(thread, Arc::clone(&entries));
-        }
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         for (entry, next) in entries.iter().zip(1..).skip(from) {
             if reply.add(INodeNo(entry.number), next, entry.kind, &entry.name) {

@@ -1,15 +1,18 @@
 //! What was told to those who read a file or a directory, so that each gets one state of it, as from kernfs.
 //!
-//! Readers are told apart by their threads. One that goes on as another thread, as programs in Go do, gets what was told last.
+//! Readers are told apart by their threads. One that goes on as another thread, as programs in Go do, gets what was told
+//! last; not what that thread was told when it came by before, which is why nothing is read on from for long.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::recent::MOMENT;
 
 /// So many readers at a time get each their own.
 const READERS: usize = 4;
+/// How long somebody reads on from what was told: longer than a reader is held up, shorter than cAdvisor stays away.
+const READ_ON: Duration = Duration::from_secs(5);
 
 /// The readers of one file (of bytes) or directory (of entries), the latest last.
 #[derive(Debug)]
@@ -38,16 +41,25 @@ impl<T> Readers<T> {
         }
     }
 
-    /// What a thread that does not begin is to get from there.
+    /// What a thread that does not begin is to get from there. None if it is to be told anew.
     pub fn at(&self, thread: u32, offset: u64) -> Option<Arc<[T]>> {
-        let own = || self.0.iter().find(|reader| reader.thread == thread);
-        (offset > 0).then(|| own().or(self.0.back()))?.map(|reader| Arc::clone(&reader.content))
+        let latest = || self.0.back().filter(|reader| reader.told.elapsed() < READ_ON);
+        let reader = (offset > 0).then(|| self.own(thread, READ_ON).or_else(latest))??;
+        Some(Arc::clone(&reader.content))
     }
 
     /// What a thread was told a moment ago.
     pub fn just_told(&self, thread: u32) -> Option<Arc<[T]>> {
-        let reader = self.0.iter().find(|reader| reader.thread == thread && reader.told.elapsed() < MOMENT)?;
-        Some(Arc::clone(&reader.content))
+        self.own(thread, MOMENT).map(|reader| Arc::clone(&reader.content))
+    }
+
+    /// The length of the longest that is known to have been told.
+    pub fn longest(&self) -> usize {
+        self.0.iter().map(|reader| reader.content.len()).max().unwrap_or_default()
+    }
+
+    fn own(&self, thread: u32, within: Duration) -> Option<&Reader<T>> {
+        self.0.iter().find(|reader| reader.thread == thread && reader.told.elapsed() < within)
     }
 }
 
@@ -84,6 +96,17 @@ mod tests {
         assert_eq!(readers.at(1, 3), Some(text("more")), "there were too many others");
         std::thread::sleep(MOMENT);
         assert_eq!((readers.just_told(6), readers.at(6, 1)), (None, Some(text("more"))));
+    }
+
+    #[test]
+    fn nobody_reads_on_from_what_a_thread_was_told_long_ago() {
+        let mut readers = Readers::default();
+        readers.tell(7, text("1048576000"));
+        readers.0.iter_mut().for_each(|reader| reader.told -= READ_ON);
+        assert_eq!((readers.at(7, 4), readers.at(8, 4)), (None, None));
+        readers.tell(8, text("4096"));
+        assert_eq!(readers.at(7, 4), Some(text("4096")), "it began as the other");
+        assert_eq!(readers.longest(), 10);
     }
 
     proptest! {
