@@ -98,7 +98,8 @@ impl Directory {
     pub fn members(&self) -> Result<Vec<Pid>> {
         let mut members = Vec::new();
         for directory in self.tree() {
-            let text = match read(&directory.join(MEMBERS)) {
+            // To its end, whatever comes first: these are ended, and half a number is another process.
+            let text = match fs::read_to_string(directory.join(MEMBERS)) {
                 // A threaded cgroup (v2) has no list of processes: they are above.
                 Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::Unsupported => continue,
                 text => text.doing_with(|| format!("read the members of {}", directory.display()))?,
@@ -150,15 +151,15 @@ impl Directory {
     }
 }
 
-/// What a file says. Where less than half a page comes that was all, since no line is as long as what is free; to ask once
-/// more is dear where the files are served over FUSE.
+/// What a file says. Where whole lines come, and less than half a page of them, that was all: no line is as long as what is
+/// free. To ask once more is dear where the files are served over FUSE; there a file that grows may also be cut anywhere.
 fn read(path: &Path) -> io::Result<String> {
     const PAGE: usize = 4096;
     let mut file = File::open(path)?;
     let mut content = vec![0; PAGE];
     let got = file.read(&mut content)?;
     content.truncate(got);
-    if got > PAGE / 2 {
+    if got > PAGE / 2 || !content.ends_with(b"\n") {
         file.read_to_end(&mut content)?;
     }
     String::from_utf8(content).map_err(io::Error::other)

@@ -1,6 +1,7 @@
 //! The files of both versions, in directories like theirs.
 
 use std::fs;
+use std::io::Write as _;
 
 use oci_spec::runtime::Spec;
 use proptest::prelude::*;
@@ -179,9 +180,39 @@ fn version_1_tells_what_was_used() {
     assert_eq!((stats.memory.usage, stats.memory.limit, stats.memory.failcnt), (4096, 9_223_372_036_854_771_712, 3));
     assert_eq!((stats.memory.oom_kills, stats.memory.stat["total_inactive_file"]), (4, 3));
     assert_eq!((stats.pids.current, stats.pids.limit), (6, 0));
+    fixture.put("cpu/one/cpuacct.usage_user", "71\n");
+    fixture.put("cpu/one/cpuacct.usage_sys", "52\n");
+    let cpu = cgroups.stats().expect("they can be read").cpu;
+    assert_eq!((cpu.user_ns, cpu.kernel_ns), (71, 52), "as gVisor tells it by itself");
     fixture.put("cpu/one/cpuacct.usage_all", "cpu user system\n0 60 40\n1 3 4\n");
     let cpu = cgroups.stats().expect("they can be read").cpu;
     assert_eq!((cpu.user_ns, cpu.kernel_ns, cpu.usage_ns), (63, 44, 123_456_789));
+}
+
+#[test]
+fn what_comes_in_parts_is_put_together() {
+    let fixture = Fixture::new();
+    let cgroups = fixture.cgroups(&[("m", "cgroup", "memory")]);
+    fixture.put("m/one/tasks", "");
+    let in_parts = |file: &str| {
+        let path = fixture.0.path().join(file);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("it can be made");
+        thread::spawn(move || {
+            let mut pipe = fs::OpenOptions::new().write(true).open(path).expect("somebody reads");
+            for part in ["7\n10", "00\n"] {
+                pipe.write_all(part.as_bytes()).expect("it is read");
+                thread::sleep(Duration::from_millis(100));
+            }
+        })
+    };
+    let writer = in_parts("m/one/cgroup.procs");
+    assert_eq!(cgroups.pids().expect("they can be read"), [7, 1000].map(Pid::from_raw));
+    writer.join().expect("it has written");
+    let writer = in_parts("m/one/numbers");
+    let Cgroups::V1(groups) = &cgroups else { panic!("version 1") };
+    let memory = groups.directories().next().expect("one");
+    assert_eq!(memory.read("numbers").expect("it can be read"), "7\n1000");
+    writer.join().expect("it has written");
 }
 
 #[test]

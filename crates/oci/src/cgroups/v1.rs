@@ -208,10 +208,10 @@ fn create_cpuset(group: &Group) -> Result<()> {
 
 fn usage(cpuacct: &Directory) -> Cpu {
     let (user_ns, kernel_ns) = parts(&cpuacct.read("cpuacct.usage_all").unwrap_or_default()).unwrap_or_else(|| {
-        // Older kernels tell the parts in ticks, of which there are 100 a second.
-        let table = cpuacct.table("cpuacct.stat");
-        let ticks = |name| table.get(name).copied().unwrap_or_default() * 10_000_000;
-        (ticks("user"), ticks("system"))
+        // gVisor by itself has these; older kernels tell the parts in ticks, of which there are 100 a second.
+        let ticks = |name| cpuacct.entry("cpuacct.stat", name).unwrap_or_default() * 10_000_000;
+        let either = |file, name| cpuacct.number(file).unwrap_or_else(|| ticks(name));
+        (either("cpuacct.usage_user", "user"), either("cpuacct.usage_sys", "system"))
     });
     let per_cpu = cpuacct.read("cpuacct.usage_percpu").unwrap_or_default();
     Cpu {
