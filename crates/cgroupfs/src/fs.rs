@@ -31,7 +31,7 @@ use crate::tree::Tree;
 
 /// How long the kernel may believe what it was told of a name and of attributes: far longer than cAdvisor takes to come back.
 /// All changes come through the mount, and the kernel knows of them by itself. Only those that somebody makes behind it are
-/// seen so late; a file of a cgroup that is gone then says so when it is read.
+/// seen so late; the sandbox's own files, and what is made from them, then say so when they are read.
 const BELIEVED: Duration = Duration::from_secs(600);
 /// The number of a file that nobody has looked up yet (`FUSE_UNKNOWN_INO`).
 const UNKNOWN: u64 = 0xFFFF_FFFF;

@@ -171,12 +171,12 @@ impl Guard {
         let members: Vec<i32> = members(victim)?.into_iter().filter(|pid| *pid != 1 && *pid != own).collect();
         let new = members.iter().filter(|pid| !self.ended.contains(pid)).count();
         if new > 0 {
-            self.kept.change(victim, |values| {
+            self.kept.count(victim, |values| {
                 values.oom_kills += new as u64;
                 values.fail_count += 1;
             });
             if victim != exceeded {
-                self.kept.change(exceeded, |values| values.fail_count += 1);
+                self.kept.count(exceeded, |values| values.fail_count += 1);
             }
             warn!(
                 cgroup = %self.name(exceeded), limit, usage, victim = %self.name(victim), processes = ?members,
@@ -186,6 +186,9 @@ impl Guard {
         for pid in &members {
             // It may have ended by itself.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        if new > 0 {
+            self.kept.write_down();
         }
         self.ended.retain(|pid| Path::new("/proc").join(pid.to_string()).exists());
         self.ended.extend(&members);

@@ -80,9 +80,13 @@ impl Kept {
 
     /// Changes those of a cgroup.
     pub fn change(&self, cgroup: &Path, change: impl FnOnce(&mut Values)) {
-        let mut held = self.held();
-        change(held.of(cgroup));
-        self.write(&held);
+        self.count(cgroup, change);
+        self.write_down();
+    }
+
+    /// The same where there is no time for the file: see [`Self::write_down`].
+    pub fn count(&self, cgroup: &Path, change: impl FnOnce(&mut Values)) {
+        change(self.held().of(cgroup));
     }
 
     /// So much was seen. Returns the most. It is written down with the next change.
@@ -110,11 +114,10 @@ impl Kept {
         if time == Time::default() {
             return;
         }
-        let mut held = self.held();
         for above in cgroup.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
-            held.of(above).ended += time;
+            self.count(above, |values| values.ended += time);
         }
-        self.write(&held);
+        self.write_down();
     }
 
     /// A cgroup is removed.
@@ -127,18 +130,18 @@ impl Kept {
     }
 
     pub fn set_release_agent(&self, agent: &str) {
-        let mut held = self.held();
-        agent.clone_into(&mut held.release_agent);
-        self.write(&held);
+        agent.clone_into(&mut self.held().release_agent);
+        self.write_down();
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, held: &Held) {
+    /// For the next server.
+    pub fn write_down(&self) {
         let Some(file) = &self.file else { return };
-        if let Err(error) = held.write(file) {
+        if let Err(error) = self.held().write(file) {
             warn!("write {}: {error}; a server after this one will not know what was counted", file.display());
         }
     }
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_nothing_but_the_file() {
+    fn a_file_that_cannot_be_written_costs_nothing_else() {
         let kept = Kept::load("/dev/full/memory.json".into());
         kept.change(Path::new("/a"), |values| values.oom_kills = 1);
         assert_eq!(kept.get(Path::new("/a")).oom_kills, 1);
