@@ -1,11 +1,12 @@
 //! Many readers at once.
 
 use std::fs;
+use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::stage::{Cgroup, ROOT, Server};
+use crate::stage::{Cgroup, ROOT, Server, Worker};
 
 /// Reads all there is, as cAdvisor does; cgroups may go meanwhile.
 fn read_all(directory: &std::path::Path, files: &AtomicU64) {
@@ -16,6 +17,49 @@ fn read_all(directory: &std::path::Path, files: &AtomicU64) {
             files.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Each reader gets one state of a file to its end, however short its reads are and however often it begins again.
+pub fn what_many_read_is_whole() {
+    let _server = Server::start();
+    let cgroup = Cgroup::make("memory", "read");
+    let ends = AtomicBool::new(false);
+    let lines = |file: &str, words: usize| {
+        let mut text = String::new();
+        let mut open = fs::File::open(cgroup.0.join(file)).unwrap();
+        let mut part = [0; 7];
+        loop {
+            match open.read(&mut part).unwrap() {
+                0 => break,
+                got => text.push_str(std::str::from_utf8(&part[..got]).unwrap()),
+            }
+        }
+        assert!(text.is_empty() || text.ends_with('\n'), "{file}: {text:?}");
+        for line in text.lines() {
+            let line: Vec<&str> = line.split(' ').collect();
+            assert!(line.len() == words && line[words - 1].parse::<u64>().is_ok(), "{file}: {text:?}");
+        }
+        text.lines().count()
+    };
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..12)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !ends.load(Ordering::Relaxed) {
+                        assert_eq!(lines("memory.stat", 2), lines("memory.stat", 2));
+                        lines("cgroup.procs", 1);
+                        assert_eq!(lines("memory.usage_in_bytes", 1), 1);
+                    }
+                })
+            })
+            .collect();
+        let end = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < end && !readers.iter().any(|reader| reader.is_finished()) {
+            let _holders = [1, 9, 17].map(|megabytes| Worker::start(&["hold", &megabytes.to_string()], &[&cgroup]));
+        }
+        ends.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+    });
 }
 
 pub fn many_read_while_cgroups_come_and_go() {

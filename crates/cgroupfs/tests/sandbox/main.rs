@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             limits_are_not_inherited
             names_are_listed_once;
         load:
+            what_many_read_is_whole
             many_read_while_cgroups_come_and_go
             nothing_is_kept_of_what_is_gone;
         crashes:
