@@ -23,6 +23,7 @@ crate::stories! {
         a_route_without_a_device_leads_nowhere
         iptables_does_not_masquerade
         a_newer_runc_does_not_run_a_container
+        connections_take_ports_of_services
         links_are_not_monitored
         with_all_remedies_no_log_has_any_of_these_errors;
     Idle in NODES_WITH_FEWER_RIGHTS:
@@ -157,6 +158,25 @@ fn a_newer_runc_does_not_run_a_container(cluster: &Cluster) {
     // It gets as far as the program, which misses its libraries.
     let older = run("/opt/terrarium/libexec/terrarium/runc");
     assert!(!older.stderr.contains("invalid argument") && !older.stderr.contains("procfs"), "{older}");
+}
+
+/// On the node; Pods have addresses, and ranges, of their own.
+fn connections_take_ports_of_services(cluster: &Cluster) {
+    let range = || cluster.sh("cat /proc/sys/net/ipv4/ip_local_port_range").succeeds().stdout;
+    let connect = "curl -sk --http1.1 -H 'Connection: close' -o /dev/null -w '%{local_port}\\n' 'https://127.0.0.1:6443/livez?[1-50]'";
+    let first_port = || -> u16 {
+        let ports = cluster.sh(connect).succeeds().stdout;
+        ports.lines().map(|port| port.parse().expect("a port")).min().expect("50 ports")
+    };
+    let before = range();
+    cluster.terrarium("up --remedy local-ports=none --data-dir /srv/gap").succeeds();
+    assert!(first_port() < 30_000, "what the remedy is for");
+    cluster.terrarium("down --purge").succeeds();
+    cluster.up();
+    assert!(first_port() > 32_767);
+    assert_ne!(range(), before);
+    cluster.terrarium("down --purge").succeeds();
+    assert_eq!(range(), before);
 }
 
 fn links_are_not_monitored(cluster: &Cluster) {

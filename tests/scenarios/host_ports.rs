@@ -24,12 +24,12 @@ fn a_host_port_leads_to_its_pod_from_everywhere(cluster: &Cluster) {
     namespace.wait("pod/web-1", "condition=Ready");
     let node = cluster.address();
     for host in [node.to_string(), "127.0.0.1".to_owned()] {
-        eventually(SOON, || cluster.sh(&format!("{CURL} http://{host}:18080/healthz")).ok());
-        cluster.run(["bash", "-c", &udp(&format!("{host}/18080"))]).succeeds().prints("web-");
+        eventually(SOON, || cluster.sh(&format!("{CURL} http://{host}:8180/healthz")).ok());
+        cluster.run(["bash", "-c", &udp(&format!("{host}/8180"))]).succeeds().prints("web-");
     }
     let from_outside = http(SocketAddr::from((node, 18_080))).expect("an answer from outside");
     assert!(from_outside.contains("ok"), "{from_outside}");
-    namespace.apply(&reacher("other", &[&format!("http://{node}:18080/healthz"), &format!("udp://{node}:18080")]));
+    namespace.apply(&reacher("other", &[&format!("http://{node}:8180/healthz"), &format!("udp://{node}:8180")]));
     assert_reached(&namespace, "other", 2);
 }
 
@@ -40,10 +40,10 @@ fn a_host_port_is_free_again_with_its_pod(cluster: &Cluster) {
     for name in ["one", "two"] {
         namespace.apply(&pod(name, &json!([local])));
         namespace.wait(&format!("pod/{name}"), "condition=Ready");
-        eventually(SOON, || cluster.sh(&format!("{CURL} http://127.0.0.1:18081/ | grep 'Pod</dt><dd>{name}<'")).ok());
-        cluster.sh(&format!("{CURL} http://{}:18081/", cluster.address())).exits(7); // another address
+        eventually(SOON, || cluster.sh(&format!("{CURL} http://127.0.0.1:8181/ | grep 'Pod</dt><dd>{name}<'")).ok());
+        cluster.sh(&format!("{CURL} http://{}:8181/", cluster.address())).exits(7); // another address
         namespace.kubectl(&format!("delete pod {name}"));
-        cluster.sh(&format!("{CURL} http://127.0.0.1:18081/")).exits(7);
+        cluster.sh(&format!("{CURL} http://127.0.0.1:8181/")).exits(7);
     }
 }
 
@@ -57,7 +57,7 @@ fn what_cannot_be_had_keeps_a_pod_from_starting_and_is_told(cluster: &Cluster) {
     for (name, words) in [
         ("shaped", "kubernetes.io/egress-bandwidth cannot be honoured"),
         ("taken", "host port 0.0.0.0:10250/TCP cannot be had: a program on the node has"),
-        ("sctp", "host port 18082/SCTP: only TCP and UDP"),
+        ("sctp", "host port 8182/SCTP: only TCP and UDP"),
     ] {
         eventually(Duration::from_secs(30), || {
             let events = namespace.kubectl(&format!("get events --field-selector involvedObject.name={name}"));
@@ -75,7 +75,7 @@ fn host_ports_go_on_after_their_proxy_was_killed(cluster: &Cluster) {
     let namespace = cluster.namespace("host-ports-killed");
     namespace.apply(&pod("web", &json!([port(18_083, "TCP")])));
     namespace.wait("pod/web", "condition=Ready");
-    let url = format!("http://{}:18083/healthz", cluster.address());
+    let url = format!("http://{}:8183/healthz", cluster.address());
     eventually(SOON, || cluster.sh(&format!("{CURL} {url}")).ok());
 
     let before = cluster.pid("netd");

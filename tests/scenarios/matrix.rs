@@ -67,9 +67,9 @@ fn a_program_runs_in_a_pods_container(cluster: &Cluster) {
 fn port_forward_leads_to_a_pod(cluster: &Cluster) {
     web(cluster);
     let script = "
-        terrarium kubectl -n matrix port-forward pod/web 18080:8080 >/tmp/forward.log 2>&1 & forward=$!
+        terrarium kubectl -n matrix port-forward pod/web 8180:8080 >/tmp/forward.log 2>&1 & forward=$!
         for _ in $(seq 200); do grep -q 'Forwarding from 127.0.0.1' /tmp/forward.log && break; sleep 0.05; done
-        curl -sS --max-time 10 http://127.0.0.1:18080/healthz
+        curl -sS --max-time 10 http://127.0.0.1:8180/healthz
         code=$?; kill $forward; wait $forward; cat /tmp/forward.log >&2; rm /tmp/forward.log; exit $code";
     cluster.sh(script).succeeds().prints("ok\n");
 }

@@ -82,9 +82,9 @@ fn exec_passes_on_its_input(cluster: &Cluster) {
 fn port_forward_leads_to_the_pod(cluster: &Cluster) {
     let _namespace = web(cluster, "pods-forward");
     let script = "
-        terrarium kubectl -n pods-forward port-forward pod/web 18080:8080 >/tmp/forward.log 2>&1 & forward=$!
+        terrarium kubectl -n pods-forward port-forward pod/web 8180:8080 >/tmp/forward.log 2>&1 & forward=$!
         for _ in $(seq 200); do grep -q 'Forwarding from 127.0.0.1' /tmp/forward.log && break; sleep 0.05; done
-        curl -sS --max-time 10 http://127.0.0.1:18080/ && curl -sS --max-time 10 http://127.0.0.1:18080/healthz
+        curl -sS --max-time 10 http://127.0.0.1:8180/ && curl -sS --max-time 10 http://127.0.0.1:8180/healthz
         code=$?; kill $forward; wait $forward; cat /tmp/forward.log >&2; rm /tmp/forward.log; exit $code";
     cluster.sh(script).succeeds().prints("this page comes from a Pod").prints("\nok\n");
 }

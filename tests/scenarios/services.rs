@@ -172,13 +172,13 @@ fn routes_follow_endpoints(cluster: &Cluster) {
     let path = "/apis/discovery.k8s.io/v1/namespaces/services-churn/endpointslices/churn";
     let script = format!(
         r#"
-        terrarium kubectl proxy --port=18001 >/dev/null & proxy=$!
-        for _ in $(seq 100); do curl -s -o /dev/null http://127.0.0.1:18001/readyz && break; sleep 0.05; done
+        terrarium kubectl proxy --port=8101 >/dev/null & proxy=$!
+        for _ in $(seq 100); do curl -s -o /dev/null http://127.0.0.1:8101/readyz && break; sleep 0.05; done
         wrong=0; last=0
         for round in $(seq 120); do
             [ $((round % 2)) = 0 ] && pod={one} || pod={two}
             curl -sSf -o /dev/null -X PATCH -H 'Content-Type: application/merge-patch+json' \
-                -d '{{"endpoints":[{{"addresses":["'$pod'"],"conditions":{{"ready":true}}}}]}}' http://127.0.0.1:18001{path} || exit 9
+                -d '{{"endpoints":[{{"addresses":["'$pod'"],"conditions":{{"ready":true}}}}]}}' http://127.0.0.1:8101{path} || exit 9
             for try in $(seq 40); do
                 answer=$({CURL} http://{service}/) && [[ $answer == *"<dd>$pod</dd>"* ]] && break
                 sleep 0.025

@@ -3,12 +3,14 @@
 //! `terrarium up` plans from it and the documentation (`docs/gaps.md`) is rendered from it. A row exists for what was
 //! measured to be missing; a rung is listed as built only when the code for it exists.
 
+mod local_ports;
 mod machine_id;
 mod markdown;
 mod report;
 mod sysctls;
 mod table;
 
+pub use local_ports::{IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, takes_node_ports};
 pub use machine_id::{MACHINE_ID, is_machine_id};
 pub use markdown::render;
 pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, Sysctl, Tried};
@@ -45,6 +47,8 @@ pub enum GapId {
     NodeAddress,
     /// A new network namespace has no network, or links into it are refused.
     PodLinks,
+    /// Outgoing connections take ports that Services may have.
+    LocalPorts,
     /// Netlink does not report the kind of a link.
     LinkKind,
     /// A route without a device is unusable.

@@ -190,6 +190,10 @@ pub struct Network {
     pub link_monitor: Tried,
     /// net.ipv4.ip_forward: what it holds, where the cluster would live.
     pub ip_forward: Sysctl,
+    /// Outgoing connections leave the ports of Services, 30000 to 32767, alone.
+    pub local_ports: Tried,
+    /// net.ipv4.ip_local_port_range, which decides that.
+    pub ip_local_port_range: Sysctl,
     /// /run/xtables.lock is there.
     pub table_lock: bool,
 }
@@ -288,6 +292,7 @@ impl Report {
             }
             GapId::NodeAddress => failure(&self.network.address),
             GapId::PodLinks => failure(&self.network.veth),
+            GapId::LocalPorts => failure(&self.network.local_ports),
             GapId::LinkKind => failure(&self.network.link_kind),
             GapId::DevicelessRoute => failure(&self.network.deviceless_route),
             GapId::Netfilter => failure(&self.network.nftables),

@@ -46,7 +46,8 @@ fn linux_with_every_right_lacks_nothing_that_keeps_pods_from_running() {
 fn gvisor_lacks_the_same_on_every_build_but_for_what_is_known_to_differ() {
     use GapId::{
         CgroupMagic, CgroupMounts, CgroupStats, CgroupV1, DevicelessRoute, HostnameResolution, Kmsg, LinkKind,
-        LinkMonitor, MachineId, Netfilter, OciRuntime, OverlayOnRoot, ProcSys, ResourceLimits, UnprivilegedSysctls,
+        LinkMonitor, LocalPorts, MachineId, Netfilter, OciRuntime, OverlayOnRoot, ProcSys, ResourceLimits,
+        UnprivilegedSysctls,
     };
     let reports = reports();
     let all = [
@@ -58,6 +59,7 @@ fn gvisor_lacks_the_same_on_every_build_but_for_what_is_known_to_differ() {
         CgroupV1,
         OverlayOnRoot,
         UnprivilegedSysctls,
+        LocalPorts,
         LinkKind,
         DevicelessRoute,
         Netfilter,

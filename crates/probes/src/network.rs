@@ -16,7 +16,7 @@ use nix::sched::CloneFlags;
 use terrarium_cni::egress::{Egress, EgressError};
 use terrarium_cni::nat::{NatError, TABLE_LOCK};
 use terrarium_cni::netlink::{Link, Netlink, NetlinkError, Route};
-use terrarium_gaps::{Network, Tried};
+use terrarium_gaps::{Network, Sysctl, Tried};
 
 use crate::failure::{Doing as _, Failure};
 use crate::{nftables, sysctl};
@@ -38,6 +38,7 @@ pub(crate) fn look() -> Network {
     };
     network.address = address();
     network.ip_forward = sysctl::ip_forward();
+    (network.local_ports, network.ip_local_port_range) = sysctl::local_ports();
     network.table_lock = Path::new(TABLE_LOCK).exists();
     network
 }
@@ -53,7 +54,9 @@ pub(crate) fn failed(why: &Failure) -> Network {
         legacy_nat: tried(),
         nftables: tried(),
         link_monitor: tried(),
-        ip_forward: terrarium_gaps::Sysctl::Absent,
+        ip_forward: Sysctl::Absent,
+        local_ports: tried(),
+        ip_local_port_range: Sysctl::Absent,
         table_lock: false,
     }
 }

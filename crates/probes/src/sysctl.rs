@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use terrarium_gaps::{SYSCTLS, Sysctl, Tried};
+use terrarium_gaps::{IP_LOCAL_PORT_RANGE, SYSCTLS, Sysctl, Tried, takes_node_ports};
 
 use crate::failure::{Doing as _, Failure};
 use crate::overlay::Layers;
@@ -27,6 +27,20 @@ pub(crate) fn ip_forward() -> Sysctl {
     behaviour(&Path::new(PROC_SYS).join("net/ipv4/ip_forward"), |file, _| {
         OpenOptions::new().read(true).write(true).open(file).map(drop)
     })
+}
+
+/// Whether net.ipv4.ip_local_port_range leaves the ports of Services alone, and how it behaves.
+pub(crate) fn local_ports() -> (Tried, Sysctl) {
+    let file = Path::new(IP_LOCAL_PORT_RANGE);
+    let leaves_alone = || -> Result<(), Failure> {
+        let range = fs::read_to_string(file).doing("read net/ipv4/ip_local_port_range")?;
+        if takes_node_ports(&range) {
+            let range: Vec<_> = range.split_whitespace().collect();
+            return Err(Failure::new(format!("outgoing connections take ports of {}", range.join(" to "))));
+        }
+        Ok(())
+    };
+    (leaves_alone().into(), behaviour(file, write_back))
 }
 
 /// Opening is not enough: gVisor lets root open what it then refuses to write.

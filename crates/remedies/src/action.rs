@@ -220,6 +220,10 @@ impl Action {
         Self::Mount { fstype: fstype.to_owned(), target: target.into(), options: options.into() }
     }
 
+    pub(crate) fn sysctl(path: &str, value: &str) -> Self {
+        Self::Sysctl { path: path.into(), value: value.to_owned(), before: None }
+    }
+
     pub(crate) fn apply(&self) -> io::Result<()> {
         match self {
             Self::CreateOwnDir { path } => fs::DirBuilder::new().mode(0o755).create(path),

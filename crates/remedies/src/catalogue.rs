@@ -11,7 +11,7 @@ use serde_json::json;
 use terrarium_gaps::{GapId, MACHINE_ID, Rung, SYSCTLS, Sysctl, is_machine_id};
 
 use crate::cgroups::{CgroupFiles, CgroupMounts, MemoryGuard, PodCgroups, RewrittenMagic, UncheckedCgroupFiles};
-use crate::pod_network::{NODE_ADDRESS, PodNetwork, SharedNetwork};
+use crate::pod_network::{LocalPorts, NODE_ADDRESS, PodNetwork, SharedNetwork};
 use crate::without_mounts::{NodeWithoutPods, WithoutMounts, hierarchies_shown, kmsg_led_to_null, with_mounts};
 use crate::{Action, Input, Isolation, Preparation, Purpose, Remedy, Setting};
 
@@ -40,6 +40,7 @@ pub static CATALOGUE: &[&dyn Remedy] = &[
     &LoopbackAddress,
     &SharedNetwork,
     &PodNetwork,
+    &LocalPorts,
     &MachineId,
     &Fixed { gap: GapId::HostnameResolution, rung: Rung::Flag, actions: kubelet_by_address },
     &shipped(GapId::LinkKind, Rung::Replacement),

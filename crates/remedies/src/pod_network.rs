@@ -1,12 +1,14 @@
 //! The Pods' network: the addresses that there are, and what it takes from the sandbox.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
+use std::{fs, io};
 
 use ipnet::Ipv4Net;
 use terrarium_cni::nat::TABLE_LOCK;
-use terrarium_gaps::{GapId, Rung, Sysctl};
+use terrarium_gaps::{GapId, IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, Rung, Sysctl, takes_node_ports};
 
-use crate::catalogue::{gap, preparation};
+use crate::catalogue::{about, gap, preparation};
 use crate::plan::shares_network;
 use crate::without_mounts::with_mounts;
 use crate::{Action, Input, Preparation, Purpose, Remedy, Setting};
@@ -31,6 +33,37 @@ impl Remedy for SharedNetwork {
 
     fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
         with_mounts(input).map(|()| Vec::new())
+    }
+}
+
+/// A range of ports for outgoing connections in which no Service has one.
+pub(crate) struct LocalPorts;
+
+impl Remedy for LocalPorts {
+    fn purpose(&self) -> Purpose {
+        gap(GapId::LocalPorts, Rung::Flag)
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Vec<Action>, String> {
+        with_mounts(input)?;
+        if input.isolation.has_network() {
+            return Err(
+                "the cluster's network namespace is its own, and the sysctl that of the sandbox's first".to_owned()
+            );
+        }
+        match &input.report.network.ip_local_port_range {
+            Sysctl::Writable => Ok(vec![Action::sysctl(IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE)]),
+            Sysctl::ReadOnly(_) => Err(format!("{IP_LOCAL_PORT_RANGE} cannot be written here")),
+            Sysctl::Absent => Err(format!("{IP_LOCAL_PORT_RANGE} is absent")),
+        }
+    }
+
+    fn verify(&self) -> io::Result<()> {
+        let range = fs::read_to_string(IP_LOCAL_PORT_RANGE)?;
+        if takes_node_ports(&range) {
+            return Err(about(Path::new(IP_LOCAL_PORT_RANGE), &io::Error::other(format!("says {}", range.trim()))));
+        }
+        Ok(())
     }
 }
 
@@ -62,7 +95,7 @@ impl Remedy for PodNetwork {
         let has_way_out = !input.isolation.has_network();
         let can_forward = has_way_out && network.ip_forward == Sysctl::Writable;
         if can_forward {
-            actions.push(Action::Sysctl { path: IP_FORWARD.into(), value: "1".to_owned(), before: None });
+            actions.push(Action::sysctl(IP_FORWARD, "1"));
         }
         if !network.table_lock {
             actions.push(Action::CreateFile { path: TABLE_LOCK.into(), content: String::new() });

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use terrarium_gaps::{
-    Cgroups, GapId, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, SYSCTLS, Sysctl, TABLE, Tried,
+    Blocks, Cgroups, GapId, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, SYSCTLS, Sysctl, TABLE, Tried,
 };
 use terrarium_remedies::{Action, Choices, Decision, Isolation, Plan, Setting, Site, plan};
 
@@ -58,6 +58,8 @@ fn complete() -> Report {
             nftables: Tried::Works,
             link_monitor: Tried::Works,
             ip_forward: Sysctl::Writable,
+            local_ports: Tried::Works,
+            ip_local_port_range: Sysctl::Writable,
             table_lock: true,
         },
         oci: Oci {
@@ -203,6 +205,24 @@ fn entries_that_directories_refuse_go_to_overlays_of_a_user_namespace() {
 }
 
 #[test]
+fn ports_of_services_are_kept_free_where_the_sysctl_is_that_of_the_node() {
+    let mut report = complete();
+    report.network.local_ports = fails();
+    let actions =
+        |report: &Report| planned(report, &[]).step(GapId::LocalPorts).map(|step| step.actions[0].to_string());
+    let written = "write 32768 60999 to /proc/sys/net/ipv4/ip_local_port_range";
+    assert_eq!(actions(&report).as_deref(), Some(written));
+    report.network.ip_local_port_range = Sysctl::ReadOnly("16000 65535".to_owned());
+    assert_eq!(actions(&report), None);
+    report.network.ip_local_port_range = Sysctl::Writable;
+    report.rights.place = Place::UserNamespace;
+    report.rights.mount_namespace = fails();
+    let plan = planned(&report, &[]);
+    let open = plan.open.iter().find(|open| open.gap == GapId::LocalPorts).expect("stays");
+    assert!(open.why.contains("network namespace") && open.blocks == Blocks::Nothing);
+}
+
+#[test]
 fn what_lasts_is_never_hidden_by_an_overlay() {
     let mut report = complete();
     report.rights.place = Place::UserNamespace;
@@ -245,23 +265,40 @@ fn any_report() -> impl Strategy<Value = Report> {
         (names(), any_tried()).prop_map(|(hierarchies, make)| Cgroups::V1 { hierarchies, make }),
         names().prop_map(|mountable| Cgroups::Unmounted { mountable }),
     ];
-    let tried = prop::collection::vec(any_tried(), 14);
+    let tried = prop::collection::vec(any_tried(), 15);
     let place = prop_oneof![Just(Place::MountNamespace), Just(Place::UserNamespace), Just(Place::Nowhere)];
-    (tried, place, cgroups, prop::collection::vec(sysctl(), SYSCTLS.len() + 1), any::<bool>()).prop_map(
+    (tried, place, cgroups, prop::collection::vec(sysctl(), SYSCTLS.len() + 2), any::<bool>()).prop_map(
         |(tried, place, cgroups, sysctls, writable)| {
             let mut report = complete();
-            let [mount, user, overlay, kmsg, data_dir, tmpfs, ports, icmp, address, nat, nft, masking, id, hostname] =
-                tried.try_into().expect("as many as were asked for");
+            let [
+                mount,
+                user,
+                overlay,
+                kmsg,
+                data_dir,
+                tmpfs,
+                ports,
+                icmp,
+                address,
+                nat,
+                nft,
+                masking,
+                id,
+                hostname,
+                local,
+            ] = tried.try_into().expect("as many as were asked for");
             (report.rights.mount_namespace, report.rights.user_namespace, report.rights.place) = (mount, user, place);
             (report.sysctl_overlay, report.kmsg, report.cgroups) = (overlay, kmsg, cgroups);
             (report.overlay_on_data_dir, report.overlay_on_tmpfs) = (data_dir, tmpfs);
             (report.unprivileged_ports, report.unprivileged_icmp) = (ports, icmp);
             (report.network.address, report.network.legacy_nat, report.network.nftables) = (address, nat, nft);
             (report.oci.masking_tmpfs, report.machine_id, report.hostname) = (masking, id, hostname);
+            report.network.local_ports = local;
             report.network.ip_forward = sysctls[0].clone();
+            report.network.ip_local_port_range = sysctls[1].clone();
             report.sysctls = SYSCTLS
                 .iter()
-                .zip(&sysctls[1..])
+                .zip(&sysctls[2..])
                 .map(|((path, _), sysctl)| ((*path).to_owned(), sysctl.clone()))
                 .collect();
             report.writable = [("/etc".into(), writable), ("/run".into(), true)].into();

@@ -10,11 +10,13 @@
 //! taken back to look again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
+use std::{io, thread};
 
+use nix::sched::{CloneFlags, unshare};
 use terrarium_cni::iptables::{Match, Rule, Target};
 use tokio::time::Instant;
 
@@ -31,6 +33,8 @@ const STREAK: u8 = 2;
 const LEASE: Duration = Duration::from_secs(60);
 /// A rule for each endpoint: with more than these a Service takes the room of others.
 const ENDPOINTS: usize = 16;
+/// Ports to take, to know their range to a hundredth of it.
+const SAMPLES: usize = 256;
 
 /// Who goes past the relay.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ pub struct InStack {
     sampled: Instant,
     /// Whether anything is carried that is worth a look.
     busy: bool,
-    /// Ports that clients connect from.
+    /// Ports that Pods connect from.
     ports: RangeInclusive<u16>,
 }
 
@@ -57,7 +61,7 @@ struct Sample {
 
 impl InStack {
     pub fn new() -> Self {
-        let ports = ephemeral_ports().unwrap_or(16_000..=u16::MAX); // gVisor's own range
+        let ports = ephemeral_ports().unwrap_or(32_768..=60_999); // Linux's own
         Self {
             chosen: BTreeMap::new(),
             asked: BTreeSet::new(),
@@ -157,7 +161,8 @@ fn is_eligible(config: &Config, frontend: &Frontend, route: &Route) -> bool {
             .all(|endpoint| config.pods.contains(endpoint.ip()) && *endpoint.ip() != config.gateway)
 }
 
-/// A rule for each endpoint, for its share of the ports that clients connect from. What an endpoint sends to itself
+/// A rule for each endpoint, for its share of the ports that Pods connect from; those of the node may be fewer, and the
+/// shares of its connections less even. What an endpoint sends to itself
 /// would never come back to it by this way, so it is left to the relay.
 fn lead(frontend: &Frontend, route: &Route, ports: &RangeInclusive<u16>) -> Vec<Rule> {
     let (first, count) = (u32::from(*ports.start()), route.endpoints.len() as u32);
@@ -175,10 +180,16 @@ fn lead(frontend: &Frontend, route: &Route, ports: &RangeInclusive<u16>) -> Vec<
     (0..).zip(route.endpoints.iter()).map(rule).collect()
 }
 
+/// Ports that Pods connect from, about: the outermost of many. It is tried in a network namespace, as theirs are: in gVisor
+/// the sysctl is that of the sandbox's first one, wherever it is read, and is set for the node alone.
 fn ephemeral_ports() -> Option<RangeInclusive<u16>> {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let try_many = || -> io::Result<Vec<u16>> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let taken = || Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?.port());
+        (0..SAMPLES).map(|_| taken()).collect()
+    };
+    let ports = thread::spawn(try_many).join().ok()?.ok()?;
+    let (first, last) = (*ports.iter().min()?, *ports.iter().max()?);
     (1024 < first && first < last).then_some(first..=last)
 }
 
@@ -250,6 +261,15 @@ mod tests {
         assert!(!in_stack.sample(now + LEASE / 2, &config(), &routes));
         assert!(in_stack.sample(now + LEASE, &config(), &routes));
         assert!(!in_stack.has(&frontend()) && !in_stack.is_busy());
+    }
+
+    #[test]
+    fn the_ports_that_pods_connect_from_are_known() {
+        if let Some(ports) = ephemeral_ports() {
+            assert!(*ports.start() < 40_000 && 50_000 < *ports.end(), "{ports:?}");
+        } else {
+            assert!(!nix::unistd::geteuid().is_root(), "root makes network namespaces");
+        }
     }
 
     #[test]
