@@ -8,7 +8,9 @@ crate::stories! {
     Idle in BUILDS:
         a_programs_calls_are_changed_by_rules
         what_is_wrong_with_rules_is_told_before_anything_is_done
-        a_traced_program_ends_with_its_tracer;
+        a_traced_program_ends_with_its_tracer
+        a_program_has_cgroup_files_that_the_sandbox_lacks
+        a_stock_runc_takes_cgroup_files_of_fuse_by_a_rule;
 }
 
 const RULES: &str = r#"{
@@ -70,4 +72,45 @@ fn a_traced_program_ends_with_its_tracer(cluster: &Cluster) {
         exit 1";
     cluster.sh(script).succeeds();
     cluster.sh("rm -r /srv/intercept").succeeds();
+}
+
+const WITH_FILES: &str = "terrarium exec --remedy cgroup-stats=fuse";
+const FILE: &str = "/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu";
+
+fn a_program_has_cgroup_files_that_the_sandbox_lacks(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    cluster.sh(&format!("terrarium exec -- cat {FILE}")).exits(1).complains("No such file or directory");
+    cluster.sh(&format!("{WITH_FILES} -- sh -c 'cat {FILE}; exit 7'")).exits(7);
+    cluster.sh(&format!("{WITH_FILES} -- /no/such/program")).exits(127).complains("cannot run /no/such/program");
+    // The server is started again, and ends with whoever started it.
+    let killed = format!(
+        "{WITH_FILES} -- sh -c 'pkill -9 -f \"^[^ ]*terrarium cgroupfs\" || exit 9
+            for _ in $(seq 100); do cat {FILE} >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 8'"
+    );
+    cluster.sh(&killed).succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+    let left = format!(
+        "{WITH_FILES} -- sh -c 'echo $$ >/tmp/pid; exec sleep 600' & exec=$!
+        for _ in $(seq 200); do test -s /tmp/pid && break; sleep 0.1; done
+        kill -9 $exec; kill -9 $(cat /tmp/pid); wait $exec; rm /tmp/pid
+        for _ in $(seq 100); do pgrep -f '^[^ ]*terrarium cgroupfs' || break; sleep 0.1; done; terrarium exec -- true"
+    );
+    cluster.sh(&left).succeeds();
+    Marks::of(cluster).assert_same_as(&before);
+}
+
+fn a_stock_runc_takes_cgroup_files_of_fuse_by_a_rule(cluster: &Cluster) {
+    let runc = "/opt/terrarium/libexec/terrarium/runc";
+    let bundle = format!(
+        r#"mkdir -p /tmp/bundle/rootfs && cd /tmp/bundle && {runc} spec &&
+        cp -L --parents /bin/cat $(ldd /bin/cat | grep -o '/[^ ]*') rootfs &&
+        sed -i 's/"terminal": true/"terminal": false/; s|"sh"|"/bin/cat", "/proc/self/cgroup"|' config.json"#
+    );
+    cluster.sh(&bundle).succeeds();
+    let rules = r#"{"statfs": [{"from": "0x65735546", "to": "0x27e0eb", "below": ["/sys/fs/cgroup"]}]}"#;
+    place(cluster, rules);
+    let run = |with: &str| cluster.sh(&format!("cd /tmp/bundle && {WITH_FILES} {with} -- {runc} run stock </dev/null"));
+    run("").exits(1).complains("not a cgroup file");
+    run("--intercept /srv/intercept/rules").succeeds().prints("memory:/");
+    cluster.sh("rm -r /tmp/bundle /srv/intercept").succeeds();
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::future::pending;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -9,11 +10,12 @@ use std::process::ExitStatus;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use terrarium_remedies::{Journal, namespace};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cgroup_files::Server;
 use crate::layout::make_private;
-use crate::{Error, Layout, Options, preparation, supervisor};
+use crate::{Error, Layout, OciRuntime, Options, preparation, supervisor};
 
 /// Runs a program where a cluster's components would run: in the namespaces of the cluster, or of another such program,
 /// that is here; else in new ones, with the remedies applied for as long as it runs, and the lock held, so that no cluster
@@ -55,7 +57,9 @@ fn run_in_new_namespaces(
     arguments: &[OsString],
     blocked: &SigSet,
 ) -> Result<ExitStatus, Error> {
-    let (_, plan) = preparation::look_and_plan(layout, options, &directory(layout))?;
+    // As runc, programs of others take no cgroup files but the kernel's, unless that is asked for.
+    let options = Options { oci_runtime: Some(OciRuntime::Runc), ..options.clone() };
+    let (_, plan) = preparation::look_and_plan(layout, &options, &directory(layout))?;
     preparation::refuse_obstacles(&plan)?;
     if plan.has_no_pods() {
         return Err(Error::WithoutMounts);
@@ -64,28 +68,50 @@ fn run_in_new_namespaces(
     plan.apply(&mut Journal::create(&journal_of(layout), plan.isolation)?)?;
     let failed = || |source| Error::Program { path: program.into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
+    let settings: Vec<_> = plan.settings().cloned().collect();
     runtime.block_on(async {
         let signal = |kind| signal(kind).map_err(failed());
         let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
         // A terminal's Ctrl-C reaches the program itself: this process stays to undo what it did.
         let (mut interrupted, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
         blocked.thread_unblock().map_err(|errno| failed()(errno.into()))?;
-        let mut child = Command::new(program).args(arguments).spawn().map_err(failed())?;
-        let pass_on = |signal: Signal, child: &tokio::process::Child| {
-            if let Some(pid) = child.id() {
-                let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+        let mut files = Server::start(&settings, &directory(layout)).await?;
+        let attended = async {
+            let mut child = Command::new(program).args(arguments).spawn().map_err(failed())?;
+            let pass_on = |signal: Signal, child: &Child| {
+                if let Some(pid) = child.id() {
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+                }
+            };
+            loop {
+                tokio::select! {
+                    status = child.wait() => return status.map_err(failed()),
+                    Err(error) = keep(&mut files) => {
+                        pass_on(Signal::SIGTERM, &child);
+                        let _ = child.wait().await;
+                        return Err(error);
+                    }
+                    _ = terminated.recv() => pass_on(Signal::SIGTERM, &child),
+                    _ = hung_up.recv() => pass_on(Signal::SIGHUP, &child),
+                    _ = interrupted.recv() => {}
+                    _ = quit.recv() => {}
+                }
             }
         };
-        loop {
-            tokio::select! {
-                status = child.wait() => return status.map_err(failed()),
-                _ = terminated.recv() => pass_on(Signal::SIGTERM, &child),
-                _ = hung_up.recv() => pass_on(Signal::SIGHUP, &child),
-                _ = interrupted.recv() => {}
-                _ = quit.recv() => {}
-            }
+        let status = attended.await;
+        if let Some(files) = files {
+            files.end().await;
         }
+        status
     })
+}
+
+/// Never ends well: a server that ends is started again.
+async fn keep(files: &mut Option<Server>) -> Result<(), Error> {
+    match files {
+        Some(files) => files.keep().await,
+        None => pending().await,
+    }
 }
 
 fn directory(layout: &Layout) -> PathBuf {

@@ -113,7 +113,7 @@ fn anonymous(address: SocketAddrV4, authority: &Path) -> Option<Client> {
 }
 
 /// Whether a server on a unix socket says anything.
-async fn greets(path: &Path) -> bool {
+pub(crate) async fn greets(path: &Path) -> bool {
     let Ok(mut stream) = UnixStream::connect(path).await else { return false };
     stream.read_u8().await.is_ok()
 }

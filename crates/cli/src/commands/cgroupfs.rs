@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use terrarium_cgroupfs::{Config, Hierarchy};
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
+    /// End with this process, which started it
+    #[arg(long, value_name = "PID")]
+    end_with: Option<i32>,
+
     /// The hierarchies, by their controllers
     #[arg(required = true, value_name = "CONTROLLER")]
     controllers: Vec<String>,
@@ -39,6 +44,12 @@ pub struct Args {
 const LOGGED: &str = "info,fuser=error";
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(parent) = args.end_with {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        if nix::unistd::getppid().as_raw() != parent {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let hierarchy = |controller: &String| Hierarchy {
         controller: controller.clone(),
         backing: args.backing.join(controller),
