@@ -20,14 +20,14 @@ crate::stories! {
 
 fn a_host_port_leads_to_its_pod_from_everywhere(cluster: &Cluster) {
     let namespace = cluster.namespace("host-ports");
-    namespace.apply(&pod("web-1", &json!([port(18_080, "TCP"), port(18_080, "UDP")])));
+    namespace.apply(&pod("web-1", &json!([port(8_180, "TCP"), port(8_180, "UDP")])));
     namespace.wait("pod/web-1", "condition=Ready");
     let node = cluster.address();
     for host in [node.to_string(), "127.0.0.1".to_owned()] {
         eventually(SOON, || cluster.sh(&format!("{CURL} http://{host}:8180/healthz")).ok());
         cluster.run(["bash", "-c", &udp(&format!("{host}/8180"))]).succeeds().prints("web-");
     }
-    let from_outside = http(SocketAddr::from((node, 18_080))).expect("an answer from outside");
+    let from_outside = http(SocketAddr::from((node, 8_180))).expect("an answer from outside");
     assert!(from_outside.contains("ok"), "{from_outside}");
     namespace.apply(&reacher("other", &[&format!("http://{node}:8180/healthz"), &format!("udp://{node}:8180")]));
     assert_reached(&namespace, "other", 2);
@@ -35,7 +35,7 @@ fn a_host_port_leads_to_its_pod_from_everywhere(cluster: &Cluster) {
 
 fn a_host_port_is_free_again_with_its_pod(cluster: &Cluster) {
     let namespace = cluster.namespace("host-ports-freed");
-    let mut local = port(18_081, "TCP");
+    let mut local = port(8_181, "TCP");
     local["hostIP"] = json!("127.0.0.1");
     for name in ["one", "two"] {
         namespace.apply(&pod(name, &json!([local])));
@@ -53,7 +53,7 @@ fn what_cannot_be_had_keeps_a_pod_from_starting_and_is_told(cluster: &Cluster) {
     shaped["metadata"]["annotations"] = json!({"kubernetes.io/egress-bandwidth": "1M"});
     namespace.apply(&shaped.to_string());
     namespace.apply(&pod("taken", &json!([port(10_250, "TCP")])));
-    namespace.apply(&pod("sctp", &json!([port(18_082, "SCTP")])));
+    namespace.apply(&pod("sctp", &json!([port(8_182, "SCTP")])));
     for (name, words) in [
         ("shaped", "kubernetes.io/egress-bandwidth cannot be honoured"),
         ("taken", "host port 0.0.0.0:10250/TCP cannot be had: a program on the node has"),
@@ -73,7 +73,7 @@ fn what_cannot_be_had_keeps_a_pod_from_starting_and_is_told(cluster: &Cluster) {
 fn host_ports_go_on_after_their_proxy_was_killed(cluster: &Cluster) {
     cluster.up();
     let namespace = cluster.namespace("host-ports-killed");
-    namespace.apply(&pod("web", &json!([port(18_083, "TCP")])));
+    namespace.apply(&pod("web", &json!([port(8_183, "TCP")])));
     namespace.wait("pod/web", "condition=Ready");
     let url = format!("http://{}:8183/healthz", cluster.address());
     eventually(SOON, || cluster.sh(&format!("{CURL} {url}")).ok());

@@ -80,7 +80,7 @@ const FILE: &str = "/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu";
 fn a_program_has_cgroup_files_that_the_sandbox_lacks(cluster: &Cluster) {
     let before = Marks::of(cluster);
     cluster.sh(&format!("terrarium exec -- cat {FILE}")).exits(1).complains("No such file or directory");
-    cluster.sh(&format!("{WITH_FILES} -- sh -c 'cat {FILE}; exit 7'")).exits(7);
+    cluster.sh(&format!("{WITH_FILES} -- sh -c 'cat {FILE} && exit 7'")).exits(7);
     cluster.sh(&format!("{WITH_FILES} -- /no/such/program")).exits(127).complains("cannot run /no/such/program");
     // The server is started again, and ends with whoever started it.
     let killed = format!(

@@ -222,12 +222,17 @@ fn a_rollout_under_load_loses_no_request(cluster: &Cluster) {
 fn a_service_goes_past_the_relay_where_that_is_asked_for(cluster: &Cluster) {
     let namespace = web(cluster, "services-past");
     let address = address(&namespace, "web");
-    let rules = || cluster.sh(&format!("iptables-legacy-save -t nat | grep -c -- '-d {address}/32 .* -j DNAT'")).stdout;
+    let saved = format!("iptables-legacy-save -t nat | grep -- '-d {address}/32 .* -j DNAT'");
+    let rules = || cluster.sh(&format!("{saved} | wc -l")).stdout;
     let counts = |wanted: &str| {
         eventually(SOON, || if rules().trim() == wanted { Ok(()) } else { Err(rules()) });
     };
     namespace.kubectl("annotate service web terrarium.dev/path=in-stack");
     counts("3");
+    // A third each of what Pods connect from, 16000 to 65535, whatever the node's own connections have.
+    let first = cluster.sh(&format!("{saved} | grep -o 'sport 1024:[0-9]*' | cut -d: -f2")).succeeds().stdout;
+    let last_port: u16 = first.trim().parse().expect("the end of the first share");
+    assert!((30_000..35_000).contains(&last_port), "{last_port}");
     let ask = format!("for _ in $(seq 30); do {CURL} http://{address}/ || exit 1; done");
     let answers = cluster.sh(&ask).succeeds();
     let seen: BTreeSet<&str> = answers.stdout.lines().filter_map(address_on).collect();

@@ -1,9 +1,8 @@
 //! The component that adds cgroup files to those of the kernel, and sees to limits of memory: a part of this program
 //! ([`terrarium_cgroupfs`]).
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -12,8 +11,8 @@ use terrarium_remedies::{CGROUP_ROOT, POD_CGROUP_ROOT, Setting};
 use tokio::process::{Child, Command};
 
 use crate::component::{CGROUPFS, CommandLine, Component, Readiness, Runs, Spec};
-use crate::launch::own_program;
-use crate::{Error, health};
+use crate::launch::{self, own_program};
+use crate::{Error, health, logs};
 
 /// The component, if the sandbox needs it.
 pub(crate) fn component(spec: &Spec<'_>) -> Result<Option<Component>, Error> {
@@ -58,9 +57,13 @@ pub(crate) struct Server {
     child: Child,
 }
 
+/// How long it may take until it is ready.
+const START: Duration = Duration::from_secs(60);
+/// Between two starts.
+const PAUSE: Duration = Duration::from_secs(1);
+
 impl Server {
-    /// Starts it, if the sandbox needs it, and waits until it is ready. It ends with this process, whose main thread this
-    /// must be.
+    /// Starts it, if the sandbox needs it, and waits until it is ready. It ends with the calling thread, at the latest.
     pub(crate) async fn start(settings: &[Setting], directory: &Path) -> Result<Option<Self>, Error> {
         let Some((mut command, socket)) = command(settings, directory)? else { return Ok(None) };
         command.args.extend(["--end-with".to_owned(), std::process::id().to_string()]);
@@ -72,24 +75,34 @@ impl Server {
     }
 
     async fn ready(&mut self) -> Result<(), Error> {
-        const PAUSE: Duration = Duration::from_millis(10);
-        while !health::greets(&self.socket).await {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                let (component, why) = (CGROUPFS.to_owned(), status.to_string());
-                let log = fs::read_to_string(&self.log).unwrap_or_default();
-                return Err(Error::Component { component, why, log });
+        let greeted = async {
+            while !health::greets(&self.socket).await {
+                tokio::time::sleep(PAUSE / 100).await;
             }
-            tokio::time::sleep(PAUSE).await;
-        }
-        Ok(())
+        };
+        let why = tokio::select! {
+            () = greeted => return Ok(()),
+            Ok(status) = self.child.wait() => status.to_string(),
+            () = tokio::time::sleep(START) => format!("not ready after {} s", START.as_secs()),
+        };
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        Err(Error::Component { component: CGROUPFS.to_owned(), why, log })
     }
 
     /// Starts it again whenever it ends, for as long as that works.
-    pub(crate) async fn keep(&mut self) -> Result<(), Error> {
+    pub(crate) async fn keep(&mut self) -> Error {
         loop {
             let _ = self.child.wait().await;
-            self.child = spawn(&self.command, &self.log)?;
-            self.ready().await?;
+            tokio::time::sleep(PAUSE).await;
+            // What the log says then is of this start.
+            let _ = fs::remove_file(&self.log);
+            let again = async {
+                self.child = spawn(&self.command, &self.log)?;
+                self.ready().await
+            };
+            if let Err(error) = again.await {
+                return error;
+            }
         }
     }
 
@@ -102,15 +115,8 @@ impl Server {
     }
 }
 
-/// In a process group of its own: a terminal's Ctrl-C is not for it.
 fn spawn(command: &CommandLine, log: &Path) -> Result<Child, Error> {
-    let open = File::options().create(true).append(true).open(log).map_err(Error::io("open", log))?;
-    Command::new(&command.program)
-        .args(&command.args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(open)
-        .process_group(0)
-        .spawn()
-        .map_err(Error::io("run", &command.program))
+    let mut program = std::process::Command::new(&command.program);
+    launch::set_apart(program.args(&command.args), logs::append_to(log)?)?;
+    Command::from(program).kill_on_drop(true).spawn().map_err(Error::io("run", &command.program))
 }

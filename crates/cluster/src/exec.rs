@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cgroup_files::Server;
+use crate::error::chain;
 use crate::layout::make_private;
 use crate::{Error, Layout, OciRuntime, Options, preparation, supervisor};
 
@@ -57,7 +58,7 @@ fn run_in_new_namespaces(
     arguments: &[OsString],
     blocked: &SigSet,
 ) -> Result<ExitStatus, Error> {
-    // As runc, programs of others take no cgroup files but the kernel's, unless that is asked for.
+    // As for runc: programs of others take no cgroup files but the kernel's, so the plan has no more unless that is asked for.
     let options = Options { oci_runtime: Some(OciRuntime::Runc), ..options.clone() };
     let (_, plan) = preparation::look_and_plan(layout, &options, &directory(layout))?;
     preparation::refuse_obstacles(&plan)?;
@@ -68,14 +69,21 @@ fn run_in_new_namespaces(
     plan.apply(&mut Journal::create(&journal_of(layout), plan.isolation)?)?;
     let failed = || |source| Error::Program { path: program.into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
-    let settings: Vec<_> = plan.settings().cloned().collect();
+    let (settings, directory) = (plan.settings().cloned().collect::<Vec<_>>(), directory(layout));
     runtime.block_on(async {
         let signal = |kind| signal(kind).map_err(failed());
         let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
         // A terminal's Ctrl-C reaches the program itself: this process stays to undo what it did.
         let (mut interrupted, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
         blocked.thread_unblock().map_err(|errno| failed()(errno.into()))?;
-        let mut files = Server::start(&settings, &directory(layout)).await?;
+        let mut files = tokio::select! {
+            started = Server::start(&settings, &directory) => started?,
+            // Nobody else is there yet to be told.
+            _ = terminated.recv() => return Ok(ended_by(Signal::SIGTERM)),
+            _ = hung_up.recv() => return Ok(ended_by(Signal::SIGHUP)),
+            _ = interrupted.recv() => return Ok(ended_by(Signal::SIGINT)),
+            _ = quit.recv() => return Ok(ended_by(Signal::SIGQUIT)),
+        };
         let attended = async {
             let mut child = Command::new(program).args(arguments).spawn().map_err(failed())?;
             let pass_on = |signal: Signal, child: &Child| {
@@ -86,10 +94,9 @@ fn run_in_new_namespaces(
             loop {
                 tokio::select! {
                     status = child.wait() => return status.map_err(failed()),
-                    Err(error) = keep(&mut files) => {
-                        pass_on(Signal::SIGTERM, &child);
-                        let _ = child.wait().await;
-                        return Err(error);
+                    error = keep(&mut files) => {
+                        files = None;
+                        eprintln!("the added cgroup files are gone: {}", chain(&error));
                     }
                     _ = terminated.recv() => pass_on(Signal::SIGTERM, &child),
                     _ = hung_up.recv() => pass_on(Signal::SIGHUP, &child),
@@ -106,8 +113,11 @@ fn run_in_new_namespaces(
     })
 }
 
-/// Never ends well: a server that ends is started again.
-async fn keep(files: &mut Option<Server>) -> Result<(), Error> {
+fn ended_by(signal: Signal) -> ExitStatus {
+    ExitStatus::from_raw(signal as i32)
+}
+
+async fn keep(files: &mut Option<Server>) -> Error {
     match files {
         Some(files) => files.keep().await,
         None => pending().await,

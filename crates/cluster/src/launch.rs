@@ -80,19 +80,26 @@ pub(crate) fn step(layout: &Layout, name: Name, command: &CommandLine) -> Result
 /// Starts a program whose output goes to the component's log, in a process group of its own: a terminal's Ctrl-C is
 /// not for it.
 fn spawn(layout: &Layout, name: Name, mut command: Command, env: &[(&'static str, String)]) -> Result<Child, Error> {
-    let log = logs::open(layout, name)?;
-    let error_log = log.try_clone().map_err(Error::io("open", layout.log(name)))?;
+    set_apart(&mut command, logs::open(layout, name)?)?;
+    command
+        .envs(env.iter().map(|(key, value)| (key, value)))
+        .env(RUNTIME_DIR, layout.runtime())
+        .spawn()
+        .map_err(Error::io("run", command.get_program()))
+}
+
+/// Parts a program from whoever starts it: environment, terminal and group of processes are not the caller's, and what it
+/// says goes to a log.
+pub(crate) fn set_apart(command: &mut Command, log: File) -> Result<(), Error> {
+    let error_log = log.try_clone().map_err(Error::io("open the log of", command.get_program()))?;
     command
         .env_clear()
         .envs(inherited(std::env::vars_os()))
-        .envs(env.iter().map(|(key, value)| (key, value)))
-        .env(RUNTIME_DIR, layout.runtime())
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(error_log)
-        .process_group(0)
-        .spawn()
-        .map_err(Error::io("run", command.get_program()))
+        .process_group(0);
+    Ok(())
 }
 
 fn inherited(all: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {

@@ -16,8 +16,12 @@ const KEPT: u32 = 3;
 
 /// Opens a component's log for appending.
 pub(crate) fn open(layout: &Layout, name: &str) -> Result<File, Error> {
-    let path = layout.log(name);
-    OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))
+    append_to(&layout.log(name))
+}
+
+/// Opens a log for appending.
+pub(crate) fn append_to(path: &Path) -> Result<File, Error> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(Error::io("open", path))
 }
 
 /// Rotates every log that is too large.

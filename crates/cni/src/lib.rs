@@ -35,7 +35,7 @@ pub use error::Error;
 pub use ipam::IpamError;
 pub use netlink::NetlinkError;
 pub use netns::NetnsError;
-pub use node::address as node_address;
+pub use node::{address as node_address, local_ports};
 pub use result::{CniResult, Dns, Interface, IpConfig, RouteConfig};
 pub use teardown::{CHAINS, Teardown, teardown};
 

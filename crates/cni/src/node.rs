@@ -11,6 +11,16 @@ pub fn address() -> Option<Ipv4Addr> {
     from_default_route().ok().or_else(from_interfaces)
 }
 
+/// Ports that the kernel gives to connections from the network namespace that the caller is in: enough of them to see their
+/// range, about.
+///
+/// # Errors
+/// No socket can be bound.
+pub fn local_ports() -> io::Result<Vec<u16>> {
+    let given = || Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?.port());
+    (0..256).map(|_| given()).collect()
+}
+
 /// The address that the kernel would send from to one outside. Nothing is sent: connecting a UDP socket only chooses a
 /// route. The other address is one of documentation's (RFC 5737).
 pub(crate) fn from_default_route() -> io::Result<Ipv4Addr> {

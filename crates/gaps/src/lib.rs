@@ -10,7 +10,7 @@ mod report;
 mod sysctls;
 mod table;
 
-pub use local_ports::{IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, takes_node_ports};
+pub use local_ports::{IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, NODE_PORTS};
 pub use machine_id::{MACHINE_ID, is_machine_id};
 pub use markdown::render;
 pub use report::{Cgroups, Finding, Kernel, Network, Oci, Place, Report, Rights, SCHEMA, Sysctl, Tried};

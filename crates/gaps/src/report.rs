@@ -192,7 +192,7 @@ pub struct Network {
     pub ip_forward: Sysctl,
     /// Outgoing connections leave the ports of Services, 30000 to 32767, alone.
     pub local_ports: Tried,
-    /// net.ipv4.ip_local_port_range, which decides that.
+    /// net.ipv4.ip_local_port_range, which decides that on the machine itself.
     pub ip_local_port_range: Sysctl,
     /// /run/xtables.lock is there.
     pub table_lock: bool,

@@ -159,7 +159,7 @@ pub static TABLE: &[Gap] = &[
         missing: "a range of ports for outgoing connections beside those of Services, 30000 to 32767 (gVisor's is 16000 to 65535)",
         breaks: "now and then a Service of type NodePort: `Port 31725 (TCP) at 0.0.0.0 is not served: another program on the node has it`",
         blocks: Blocks::Nothing,
-        hint: "a Service whose port a connection has is served once that ends; write `32768 60999` to /proc/sys/net/ipv4/ip_local_port_range before `up`, where that is allowed",
+        hint: "start the sandbox with CAP_SYS_ADMIN and CAP_NET_ADMIN: in gVisor only its first network namespace has such a range; else a Service whose port a connection has is served once that ends",
         remedies: &[built(Flag, "Linux's own range, 32768 to 60999, in net.ipv4.ip_local_port_range")],
     },
     Gap {

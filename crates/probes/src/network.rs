@@ -16,7 +16,7 @@ use nix::sched::CloneFlags;
 use terrarium_cni::egress::{Egress, EgressError};
 use terrarium_cni::nat::{NatError, TABLE_LOCK};
 use terrarium_cni::netlink::{Link, Netlink, NetlinkError, Route};
-use terrarium_gaps::{Network, Sysctl, Tried};
+use terrarium_gaps::{NODE_PORTS, Network, Sysctl, Tried};
 
 use crate::failure::{Doing as _, Failure};
 use crate::{nftables, sysctl};
@@ -37,8 +37,9 @@ pub(crate) fn look() -> Network {
         Err(why) => failed(&why),
     };
     network.address = address();
-    network.ip_forward = sysctl::ip_forward();
-    (network.local_ports, network.ip_local_port_range) = sysctl::local_ports();
+    network.ip_forward = sysctl::of_network("ip_forward");
+    network.local_ports = local_ports().into();
+    network.ip_local_port_range = sysctl::of_network("ip_local_port_range");
     network.table_lock = Path::new(TABLE_LOCK).exists();
     network
 }
@@ -64,6 +65,15 @@ pub(crate) fn failed(why: &Failure) -> Network {
 /// In the network namespace of the calling thread.
 pub(crate) fn address() -> Tried {
     terrarium_cni::node_address().ok_or_else(|| Failure::new("there is no address but loopback's")).into()
+}
+
+/// In the network namespace of the calling thread, too.
+fn local_ports() -> Result<(), Failure> {
+    let ports = terrarium_cni::local_ports().doing("bind a socket")?;
+    match ports.iter().any(|port| NODE_PORTS.contains(port)) {
+        true => Err(Failure::new("outgoing connections take ports of Services, too")),
+        false => Ok(()),
+    }
 }
 
 /// Runs this in a thread, whose namespaces go with it.

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use terrarium_gaps::{IP_LOCAL_PORT_RANGE, SYSCTLS, Sysctl, Tried, takes_node_ports};
+use terrarium_gaps::{SYSCTLS, Sysctl, Tried};
 
 use crate::failure::{Doing as _, Failure};
 use crate::overlay::Layers;
@@ -21,26 +21,12 @@ pub(crate) fn all() -> BTreeMap<String, Sysctl> {
         .collect()
 }
 
-/// net.ipv4.ip_forward. Writing is not tried: in gVisor the file belongs to the first network namespace, from wherever
-/// it is written, and may read 0 where 1 was written through another mount of /proc.
-pub(crate) fn ip_forward() -> Sysctl {
-    behaviour(&Path::new(PROC_SYS).join("net/ipv4/ip_forward"), |file, _| {
+/// A sysctl below net/ipv4. Writing is not tried: in gVisor the files belong to the first network namespace, from wherever
+/// they are written, and may read what was there before it was written through another mount of /proc.
+pub(crate) fn of_network(name: &str) -> Sysctl {
+    behaviour(&Path::new(PROC_SYS).join("net/ipv4").join(name), |file, _| {
         OpenOptions::new().read(true).write(true).open(file).map(drop)
     })
-}
-
-/// Whether net.ipv4.ip_local_port_range leaves the ports of Services alone, and how it behaves.
-pub(crate) fn local_ports() -> (Tried, Sysctl) {
-    let file = Path::new(IP_LOCAL_PORT_RANGE);
-    let leaves_alone = || -> Result<(), Failure> {
-        let range = fs::read_to_string(file).doing("read net/ipv4/ip_local_port_range")?;
-        if takes_node_ports(&range) {
-            let range: Vec<_> = range.split_whitespace().collect();
-            return Err(Failure::new(format!("outgoing connections take ports of {}", range.join(" to "))));
-        }
-        Ok(())
-    };
-    (leaves_alone().into(), behaviour(file, write_back))
 }
 
 /// Opening is not enough: gVisor lets root open what it then refuses to write.

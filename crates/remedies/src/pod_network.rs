@@ -1,14 +1,13 @@
 //! The Pods' network: the addresses that there are, and what it takes from the sandbox.
 
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::{fs, io};
 
 use ipnet::Ipv4Net;
 use terrarium_cni::nat::TABLE_LOCK;
-use terrarium_gaps::{GapId, IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, Rung, Sysctl, takes_node_ports};
+use terrarium_gaps::{GapId, IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, NODE_PORTS, Rung, Sysctl};
 
-use crate::catalogue::{about, gap, preparation};
+use crate::catalogue::{gap, preparation};
 use crate::plan::shares_network;
 use crate::without_mounts::with_mounts;
 use crate::{Action, Input, Preparation, Purpose, Remedy, Setting};
@@ -59,11 +58,10 @@ impl Remedy for LocalPorts {
     }
 
     fn verify(&self) -> io::Result<()> {
-        let range = fs::read_to_string(IP_LOCAL_PORT_RANGE)?;
-        if takes_node_ports(&range) {
-            return Err(about(Path::new(IP_LOCAL_PORT_RANGE), &io::Error::other(format!("says {}", range.trim()))));
+        match terrarium_cni::local_ports()?.iter().find(|port| NODE_PORTS.contains(port)) {
+            Some(port) => Err(io::Error::other(format!("a connection would still take port {port}"))),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

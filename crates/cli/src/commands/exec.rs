@@ -13,9 +13,9 @@ use super::{Remedies, intercept};
 /// Run a program with the gaps of this sandbox closed
 ///
 /// It runs where the cluster's components run: with the mounts, files and cgroups that the plan makes for this sandbox, see
-/// `terrarium up --dry-run`. Where no cluster runs they are made for the program alone, and undone when it ends. Settings of
-/// components are the program's own matter. Its cgroup files are the kernel's then, as runc takes no others;
-/// `--remedy cgroup-stats=fuse` adds those that are missing. The exit status is the program's; 128 and the signal's number if one ended it.
+/// `terrarium up --dry-run`. Where no cluster runs they are made for the program alone, and undone when it ends; cgroup files
+/// are the kernel's then, as runc takes no others, and `--remedy cgroup-stats=fuse` adds those that are missing. Settings of
+/// components are the program's own matter. The exit status is the program's; 128 and the signal's number if one ended it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
