@@ -9,6 +9,7 @@ crate::stories! {
         a_programs_calls_are_changed_by_rules
         what_is_wrong_with_rules_is_told_before_anything_is_done
         a_traced_program_ends_with_its_tracer
+        a_signal_before_there_is_a_program_ends_exec
         a_program_has_cgroup_files_that_the_sandbox_lacks
         a_stock_runc_takes_cgroup_files_of_fuse_by_a_rule;
 }
@@ -72,6 +73,19 @@ fn a_traced_program_ends_with_its_tracer(cluster: &Cluster) {
         exit 1";
     cluster.sh(script).succeeds();
     cluster.sh("rm -r /srv/intercept").succeeds();
+}
+
+fn a_signal_before_there_is_a_program_ends_exec(cluster: &Cluster) {
+    let before = Marks::of(cluster);
+    for exec in ["terrarium exec", WITH_FILES] {
+        let script = format!(
+            "{exec} -- touch /tmp/ran & exec=$!
+            for _ in $(seq 1000); do test -d /run/terrarium/exec && break; sleep 0.005; done
+            kill -INT $exec; wait $exec; code=$?; test ! -e /tmp/ran || exit 9; exit $code"
+        );
+        cluster.sh(&script).exits(128 + 2);
+        Marks::of(cluster).assert_same_as(&before);
+    }
 }
 
 const WITH_FILES: &str = "terrarium exec --remedy cgroup-stats=fuse";

@@ -59,22 +59,23 @@ pub(crate) struct Server {
 
 /// How long it may take until it is ready.
 const START: Duration = Duration::from_secs(60);
+/// How long it may take until it has ended.
+const END: Duration = Duration::from_secs(10);
 /// Between two starts.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Server {
-    /// Starts it, if the sandbox needs it, and waits until it is ready. It ends with the calling thread, at the latest.
-    pub(crate) async fn start(settings: &[Setting], directory: &Path) -> Result<Option<Self>, Error> {
+    /// Starts it, if the sandbox needs it. It ends with the calling thread, at the latest.
+    pub(crate) fn start(settings: &[Setting], directory: &Path) -> Result<Option<Self>, Error> {
         let Some((mut command, socket)) = command(settings, directory)? else { return Ok(None) };
         command.args.extend(["--end-with".to_owned(), std::process::id().to_string()]);
         let log = directory.join("cgroupfs.log");
         let child = spawn(&command, &log)?;
-        let mut server = Self { command, socket, log, child };
-        server.ready().await?;
-        Ok(Some(server))
+        Ok(Some(Self { command, socket, log, child }))
     }
 
-    async fn ready(&mut self) -> Result<(), Error> {
+    /// Waits until its files are there.
+    pub(crate) async fn ready(&mut self) -> Result<(), Error> {
         let greeted = async {
             while !health::greets(&self.socket).await {
                 tokio::time::sleep(PAUSE / 100).await;
@@ -111,7 +112,9 @@ impl Server {
         if let Some(pid) = self.child.id() {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
         }
-        let _ = self.child.wait().await;
+        if tokio::time::timeout(END, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
     }
 }
 

@@ -76,15 +76,17 @@ fn run_in_new_namespaces(
         // A terminal's Ctrl-C reaches the program itself: this process stays to undo what it did.
         let (mut interrupted, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
         blocked.thread_unblock().map_err(|errno| failed()(errno.into()))?;
-        let mut files = tokio::select! {
-            started = Server::start(&settings, &directory) => started?,
-            // Nobody else is there yet to be told.
-            _ = terminated.recv() => return Ok(ended_by(Signal::SIGTERM)),
-            _ = hung_up.recv() => return Ok(ended_by(Signal::SIGHUP)),
-            _ = interrupted.recv() => return Ok(ended_by(Signal::SIGINT)),
-            _ = quit.recv() => return Ok(ended_by(Signal::SIGQUIT)),
-        };
+        let mut files = Server::start(&settings, &directory)?;
         let attended = async {
+            // A signal that came before there is a program is for this process.
+            tokio::select! {
+                biased;
+                _ = terminated.recv() => return Ok(ended_by(Signal::SIGTERM)),
+                _ = hung_up.recv() => return Ok(ended_by(Signal::SIGHUP)),
+                _ = interrupted.recv() => return Ok(ended_by(Signal::SIGINT)),
+                _ = quit.recv() => return Ok(ended_by(Signal::SIGQUIT)),
+                ready = ready(&mut files) => ready?,
+            }
             let mut child = Command::new(program).args(arguments).spawn().map_err(failed())?;
             let pass_on = |signal: Signal, child: &Child| {
                 if let Some(pid) = child.id() {
@@ -95,7 +97,9 @@ fn run_in_new_namespaces(
                 tokio::select! {
                     status = child.wait() => return status.map_err(failed()),
                     error = keep(&mut files) => {
-                        files = None;
+                        if let Some(files) = files.take() {
+                            files.end().await;
+                        }
                         eprintln!("the added cgroup files are gone: {}", chain(&error));
                     }
                     _ = terminated.recv() => pass_on(Signal::SIGTERM, &child),
@@ -115,6 +119,15 @@ fn run_in_new_namespaces(
 
 fn ended_by(signal: Signal) -> ExitStatus {
     ExitStatus::from_raw(signal as i32)
+}
+
+async fn ready(files: &mut Option<Server>) -> Result<(), Error> {
+    // Signals that came while they were blocked are told first.
+    tokio::task::yield_now().await;
+    match files {
+        Some(files) => files.ready().await,
+        None => Ok(()),
+    }
 }
 
 async fn keep(files: &mut Option<Server>) -> Error {

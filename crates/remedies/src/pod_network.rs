@@ -1,11 +1,10 @@
 //! The Pods' network: the addresses that there are, and what it takes from the sandbox.
 
-use std::io;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use terrarium_cni::nat::TABLE_LOCK;
-use terrarium_gaps::{GapId, IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, NODE_PORTS, Rung, Sysctl};
+use terrarium_gaps::{GapId, IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE, Rung, Sysctl};
 
 use crate::catalogue::{gap, preparation};
 use crate::plan::shares_network;
@@ -35,7 +34,8 @@ impl Remedy for SharedNetwork {
     }
 }
 
-/// A range of ports for outgoing connections in which no Service has one.
+/// A range of ports for outgoing connections in which no Service has one. It is not verified: who calls from another network
+/// namespace than the sandbox's first changes the sysctl of that one, and has what there was before.
 pub(crate) struct LocalPorts;
 
 impl Remedy for LocalPorts {
@@ -54,13 +54,6 @@ impl Remedy for LocalPorts {
             Sysctl::Writable => Ok(vec![Action::sysctl(IP_LOCAL_PORT_RANGE, LINUX_PORT_RANGE)]),
             Sysctl::ReadOnly(_) => Err(format!("{IP_LOCAL_PORT_RANGE} cannot be written here")),
             Sysctl::Absent => Err(format!("{IP_LOCAL_PORT_RANGE} is absent")),
-        }
-    }
-
-    fn verify(&self) -> io::Result<()> {
-        match terrarium_cni::local_ports()?.iter().find(|port| NODE_PORTS.contains(port)) {
-            Some(port) => Err(io::Error::other(format!("a connection would still take port {port}"))),
-            None => Ok(()),
         }
     }
 }
