@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -45,8 +46,6 @@ pub struct InStack {
     sampled: Instant,
     /// Whether anything is carried that is worth a look.
     busy: bool,
-    /// Ports that Pods connect from.
-    ports: RangeInclusive<u16>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,14 +57,12 @@ struct Sample {
 
 impl InStack {
     pub fn new() -> Self {
-        let ports = ports_of_pods().unwrap_or(32_768..=60_999); // Linux's own
         Self {
             chosen: BTreeMap::new(),
             asked: BTreeSet::new(),
             samples: HashMap::new(),
             sampled: Instant::now(),
             busy: false,
-            ports,
         }
     }
 
@@ -138,7 +135,7 @@ impl InStack {
         chosen.sort_unstable_by(|one, other| other.cmp(one));
         let rules = |(_, frontend): (u64, &Frontend)| {
             let route = route(frontend).filter(|route| is_eligible(config, frontend, route))?;
-            Some(lead(frontend, &route, &self.ports))
+            Some(lead(frontend, &route, &PORTS))
         };
         chosen.into_iter().filter_map(rules).collect()
     }
@@ -177,7 +174,10 @@ fn lead(frontend: &Frontend, route: &Route, ports: &RangeInclusive<u16>) -> Vec<
     (0..).zip(route.endpoints.iter()).map(rule).collect()
 }
 
-/// Ports that Pods connect from, about. It is tried in a network namespace, as theirs are: in gVisor the sysctl is that of
+/// Ports that Pods connect from; Linux's own where they cannot be found out. Most nodes never need to know.
+static PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| ports_of_pods().unwrap_or(32_768..=60_999));
+
+/// What they are, about. It is tried in a network namespace, as theirs are: in gVisor the sysctl is that of
 /// the sandbox's first one, wherever it is read, and is set for the node alone.
 fn ports_of_pods() -> Option<RangeInclusive<u16>> {
     let in_new_namespace = || -> io::Result<Vec<u16>> {
