@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use terrarium_remedies::{CGROUP_ROOT, POD_CGROUP_ROOT, Setting};
 use tokio::process::{Child, Command};
 
 use crate::component::{CGROUPFS, CommandLine, Component, Readiness, Runs, Spec};
 use crate::launch::{self, own_program};
+use crate::process::tell;
 use crate::{Error, health, logs};
 
 /// The component, if the sandbox needs it.
@@ -109,9 +109,7 @@ impl Server {
 
     /// Ends it, with what it has mounted.
     pub(crate) async fn end(mut self) {
-        if let Some(pid) = self.child.id() {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
-        }
+        tell(&self.child, Signal::SIGTERM);
         if tokio::time::timeout(END, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }

@@ -7,15 +7,15 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal};
 use terrarium_remedies::{Journal, namespace};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cgroup_files::Server;
 use crate::error::chain;
 use crate::layout::make_private;
+use crate::process::tell;
 use crate::{Error, Layout, OciRuntime, Options, preparation, supervisor};
 
 /// Runs a program where a cluster's components would run: in the namespaces of the cluster, or of another such program,
@@ -88,11 +88,6 @@ fn run_in_new_namespaces(
                 ready = ready(&mut files) => ready?,
             }
             let mut child = Command::new(program).args(arguments).spawn().map_err(failed())?;
-            let pass_on = |signal: Signal, child: &Child| {
-                if let Some(pid) = child.id() {
-                    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
-                }
-            };
             loop {
                 tokio::select! {
                     status = child.wait() => return status.map_err(failed()),
@@ -102,8 +97,8 @@ fn run_in_new_namespaces(
                         }
                         eprintln!("the added cgroup files are gone: {}", chain(&error));
                     }
-                    _ = terminated.recv() => pass_on(Signal::SIGTERM, &child),
-                    _ = hung_up.recv() => pass_on(Signal::SIGHUP, &child),
+                    _ = terminated.recv() => tell(&child, Signal::SIGTERM),
+                    _ = hung_up.recv() => tell(&child, Signal::SIGHUP),
                     _ = interrupted.recv() => {}
                     _ = quit.recv() => {}
                 }

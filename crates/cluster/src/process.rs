@@ -64,6 +64,13 @@ impl ProcessRef {
     }
 }
 
+/// Sends a signal to a child, unless that was waited for already.
+pub(crate) fn tell(child: &tokio::process::Child, signal: Signal) {
+    if let Some(pid) = child.id() {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), signal); // it may have ended
+    }
+}
+
 /// The resident set of a process, in bytes; 0 once it has ended.
 pub(crate) fn resident_bytes(pid: i32) -> u64 {
     let pages = Process::new(pid).and_then(|process| process.statm()).map_or(0, |statm| statm.resident);
