@@ -14,7 +14,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ use crate::iptables::Protocol;
 
 /// How long the proxy may take to answer: it binds a few sockets, and waits for policies for three seconds at most.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one that is started again after its end takes to answer, mostly, and how often to try.
+const BEGIN: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why host ports cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -165,8 +169,18 @@ fn pod_of(args: &str) -> [String; 3] {
         .map(|name| pairs.get(name).copied().unwrap_or_default().to_owned())
 }
 
-/// Asks the proxy and waits for its answer.
+/// Asks the proxy and waits for its answer; for a proxy that is not there, until one that begins would be.
 pub(crate) fn ask(directory: &Path, request: &Request) -> Result<(), HostPortError> {
+    let start = Instant::now();
+    loop {
+        match ask_once(directory, request) {
+            Err(HostPortError::NoProxy { .. }) if start.elapsed() < BEGIN => sleep(PAUSE),
+            answered => return answered,
+        }
+    }
+}
+
+fn ask_once(directory: &Path, request: &Request) -> Result<(), HostPortError> {
     let socket = socket(directory);
     let exchange = || {
         let stream = UnixStream::connect(&socket)?;
@@ -214,10 +228,13 @@ fn remove(file: &Path) -> Result<bool, HostPortError> {
     }
 }
 
-/// Tells a proxy that listens. One that does not will read the leases when it starts.
+/// Tells a proxy that listens. One that does not, or that ended before it answered, will read the leases when it starts.
 fn tell(directory: &Path, request: &Request) -> Result<(), HostPortError> {
-    let absent = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
-    match ask(directory, request) {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    let absent = |error: &io::Error| {
+        matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+    };
+    match ask_once(directory, request) {
         Err(HostPortError::NoProxy { source, .. }) if absent(&source) => Ok(()),
         told => told,
     }
@@ -273,7 +290,7 @@ mod tests {
         for name in ["ter000000000001", "ter000000000002", "README"] {
             fs::write(directory.join(name), "{}").unwrap();
         }
-        let error = ask(&directory, &Request::Gc(Vec::new())).unwrap_err();
+        let error = ask_once(&directory, &Request::Gc(Vec::new())).unwrap_err();
         assert!(matches!(error, HostPortError::NoProxy { .. }), "{error}");
         release(&directory, "ter000000000001").unwrap();
         release(&directory, "ter000000000001").unwrap();
@@ -292,7 +309,7 @@ mod tests {
         let listener = UnixListener::bind(socket(&directory)).unwrap();
         let proxy = thread::spawn(move || {
             let mut requests = Vec::new();
-            for answer in [r#"{"Ok":null}"#, r#"{"Err":"in use"}"#] {
+            for answer in [r#"{"Ok":null}"#, r#"{"Err":"in use"}"#, ""] {
                 let (stream, _) = listener.accept().unwrap();
                 let mut line = String::new();
                 BufReader::new(&stream).read_line(&mut line).unwrap();
@@ -305,6 +322,27 @@ mod tests {
         release(&directory, "ter000000000001").unwrap(); // nothing to tell of
         let refused = ask(&directory, &Request::Gc(Vec::new())).unwrap_err();
         assert_eq!(refused.to_string(), "in use");
-        assert_eq!(proxy.join().unwrap(), [Request::Del("ter000000000001".into()), Request::Gc(Vec::new())]);
+        // One that ends without an answer reads what there is when it begins.
+        release_others(&directory, &[]).unwrap();
+        let gc = Request::Gc(Vec::new());
+        assert_eq!(proxy.join().unwrap(), [Request::Del("ter000000000001".into()), gc.clone(), gc]);
+    }
+
+    #[test]
+    fn a_proxy_that_begins_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("hostports");
+        drop(UnixListener::bind(socket(&directory)).unwrap()); // as one that was killed leaves it
+        let again = directory.clone();
+        let proxy = thread::spawn(move || {
+            sleep(Duration::from_millis(200));
+            fs::remove_file(socket(&again)).unwrap();
+            let listener = UnixListener::bind(socket(&again)).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            writeln!(&stream, r#"{{"Ok":null}}"#).unwrap();
+        });
+        ask(&directory, &Request::Gc(Vec::new())).unwrap();
+        proxy.join().unwrap();
     }
 }

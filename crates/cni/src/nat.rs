@@ -100,7 +100,7 @@ impl Nat {
             let layout = ip_tables::info(self.0.as_fd(), TableName::NAT).map_err(NatError::NoIpTables)?;
             match ip_tables::entries(self.0.as_fd(), TableName::NAT, layout.size) {
                 Ok(blob) => return Ok((Table::decode(&layout, &blob)?, layout.num_entries)),
-                Err(_) if attempts.next().is_some() => {} // grown since
+                Err(_) if attempts.next().is_some() => {} // changed since
                 Err(error) => return Err(NatError::NoIpTables(error)),
             }
         }

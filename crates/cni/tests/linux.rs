@@ -296,7 +296,31 @@ fn the_kernel_takes_all_kinds_of_rules() {
     println!("linux: the kernel takes all kinds of rules and gives them back");
 }
 
+/// Who reads need not have the lock.
+fn a_table_that_changes_is_read() {
+    let (Ok(nat), Ok(other)) = (Nat::open(), Nat::open()) else { return };
+    if nat.extent().is_err() {
+        return;
+    }
+    let rules = (1..20).map(|port| Match::protocol(Protocol::Tcp).to_ports(port..=port).then(Target::Return));
+    let jumps = vec![(Hook::Prerouting, Match::all())];
+    let chain = Chain { name: CHAINS[1], jumps, place: Place::First, rules: rules.collect() };
+    let changes = thread::spawn(move || {
+        for _ in 0..200 {
+            other.change(|table| table.set_chain(&chain)).unwrap();
+            other.remove_chains(&CHAINS).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    while !changes.is_finished() {
+        nat.read().expect("it is read again");
+    }
+    changes.join().unwrap();
+    println!("linux: a table that changes is read");
+}
+
 fn story(components: &Path) {
+    a_table_that_changes_is_read();
     the_kernel_takes_all_kinds_of_rules();
     let mut node = Node::new(components);
     let (one, two, nowhere) = (Pod::new(), Pod::new(), Path::new(""));

@@ -1,6 +1,8 @@
 //! What tests of several parts begin with.
 
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::config::{Config, Path};
 use crate::table::{Otherwise, Owner, Route, Way};
@@ -22,6 +24,18 @@ pub(crate) fn config() -> Config {
         metrics: "127.0.0.1:10249".parse().expect("it is one"),
         healthz: "127.0.0.1:10256".parse().expect("it is one"),
     }
+}
+
+/// A port that nothing listens on, that is not among those that kernels choose, and that no other test of this
+/// process gets.
+pub(crate) fn unused_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let is_free = |port: &u16| {
+        let here = (Ipv4Addr::UNSPECIFIED, *port);
+        TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok()
+    };
+    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.take_while(|port| *port < 30_000).find(is_free).expect("not all are taken")
 }
 
 /// A Service's route to these endpoints.

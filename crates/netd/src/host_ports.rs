@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use terrarium_cni::host_ports::{self, Answer, HostPort, Lease, Request};
@@ -99,16 +99,27 @@ impl HostPorts {
     fn load(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            let lease = serde_json::from_slice(&fs::read(&path)?).ok();
-            match lease.filter(|lease: &Lease| path.ends_with(&lease.link) && (self.has_link)(&lease.link)) {
-                Some(lease) => self.carry(lease),
-                None => {
-                    tracing::info!("{} is stale", path.display());
-                    fs::remove_file(path)?;
-                }
+            match self.load_one(&path) {
+                // The plugin may remove it meanwhile.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    fn load_one(&self, path: &Path) -> io::Result<()> {
+        let lease = serde_json::from_slice(&fs::read(path)?).ok();
+        match lease.filter(|lease: &Lease| path.ends_with(&lease.link) && (self.has_link)(&lease.link)) {
+            Some(lease) => {
+                self.carry(lease);
+                Ok(())
+            }
+            None => {
+                tracing::info!("{} is stale", path.display());
+                fs::remove_file(path)
+            }
+        }
     }
 
     async fn answer(&self, request: Request) -> Answer {
@@ -277,12 +288,12 @@ fn try_bind(protocol: Protocol, address: SocketAddrV4) -> io::Result<()> {
 mod tests {
     use std::io::{BufRead as _, Write as _};
     use std::os::unix::net::UnixStream as Plugin;
-    use std::path::Path;
     use std::thread;
 
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::fixtures::unused_port;
     use crate::table::Table;
     use crate::{Config, fixtures, notice};
 
@@ -307,7 +318,7 @@ mod tests {
         Shared {
             config: Rc::new(config),
             table: Rc::new(Table::default()),
-            policy: Rc::default(),
+            policy: Rc::new(crate::policy::Policy::none()),
             counters: Rc::default(),
             notices,
         }
@@ -325,16 +336,6 @@ mod tests {
         }
     }
 
-    /// A port that nothing listens on, and that is not among those that kernels choose.
-    fn unused() -> u16 {
-        (20_000..30_000)
-            .find(|port| {
-                let here = (Ipv4Addr::UNSPECIFIED, *port);
-                TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok()
-            })
-            .unwrap()
-    }
-
     fn with_host_ports(test: impl AsyncFnOnce(HostPorts)) {
         let root = tempfile::tempdir().unwrap();
         let host_ports = HostPorts::new(shared(root.path()), even);
@@ -348,7 +349,7 @@ mod tests {
     #[test]
     fn a_lease_becomes_a_frontend_until_it_is_given_back() {
         with_host_ports(async |host_ports| {
-            let granted = lease("ter2", Tcp, [127, 0, 0, 1], unused());
+            let granted = lease("ter2", Tcp, [127, 0, 0, 1], unused_port());
             let frontend = frontend(&granted.ports[0]);
             host_ports.answer(Request::Add(granted.clone())).await.unwrap();
             let route = host_ports.shared.table.get(&frontend).unwrap();
@@ -369,7 +370,7 @@ mod tests {
     #[test]
     fn a_port_is_had_once_whatever_the_address() {
         with_host_ports(async |host_ports| {
-            let port = unused();
+            let port = unused_port();
             let add = |link, protocol, address| host_ports.answer(Request::Add(lease(link, protocol, address, port)));
             add("ter2", Tcp, [127, 0, 0, 1]).await.unwrap();
             add("ter4", Udp, [127, 0, 0, 1]).await.unwrap();
@@ -400,7 +401,7 @@ mod tests {
     #[test]
     fn a_stale_lease_gives_way() {
         with_host_ports(async |host_ports| {
-            let port = unused();
+            let port = unused_port();
             host_ports.answer(Request::Add(lease("ter1", Tcp, [127, 0, 0, 1], port))).await.unwrap();
             host_ports.answer(Request::Add(lease("ter2", Tcp, [127, 0, 0, 1], port))).await.unwrap();
             let all = host_ports.shared.table.all();
@@ -412,7 +413,7 @@ mod tests {
     #[test]
     fn leases_outlast_the_process_but_not_their_links() {
         with_host_ports(async |host_ports| {
-            let port = unused();
+            let port = unused_port();
             for (link, protocol) in [("ter1", Tcp), ("ter2", Udp)] {
                 host_ports.answer(Request::Add(lease(link, protocol, [127, 0, 0, 1], port))).await.unwrap();
             }

@@ -81,8 +81,8 @@ pub fn info(socket: BorrowedFd<'_>, table: TableName) -> io::Result<Layout> {
     })
 }
 
-/// Reads the entries of a table: `size` bytes, as told by [`info`]. If the table changed in between, Linux answers
-/// `EAGAIN` and gVisor `EINVAL`.
+/// Reads the entries of a table: `size` bytes, as told by [`info`]. If the table has another size by now, the answer is
+/// `EAGAIN`, but gVisor's is `EINVAL` if it has grown.
 pub fn entries(socket: BorrowedFd<'_>, table: TableName, size: u32) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; GET_ENTRIES_HEADER + size as usize];
     buffer[..NAME_LEN].copy_from_slice(&table.0);
@@ -91,6 +91,10 @@ pub fn entries(socket: BorrowedFd<'_>, table: TableName, size: u32) -> io::Resul
     buffer.truncate(written);
     if buffer.len() < GET_ENTRIES_HEADER {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "IPT_SO_GET_ENTRIES answered too little"));
+    }
+    // Of a table that has become smaller gVisor gives what there is.
+    if buffer.len() < GET_ENTRIES_HEADER + size as usize {
+        return Err(io::Error::from_raw_os_error(libc::EAGAIN));
     }
     Ok(buffer.split_off(GET_ENTRIES_HEADER))
 }

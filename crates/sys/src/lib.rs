@@ -7,4 +7,5 @@ pub mod bpf;
 pub mod ip_tables;
 pub mod process;
 pub mod seccomp;
+pub mod statfs;
 pub mod trace;

@@ -71,8 +71,10 @@ pub enum Change {
     Event(Event, i32),
 }
 
-fn request(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<()> {
-    // SAFETY: callers pass no pointers but those that `event_message`, `registers` and `set_registers` explain.
+/// # Safety
+/// What the request makes of `data` is no pointer, or one to memory that it may read or write.
+unsafe fn request(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<()> {
+    // SAFETY: as the caller says. An address is in the other thread's memory.
     if unsafe { libc::ptrace(request, pid, address, data) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -82,7 +84,8 @@ fn request(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::
 /// # Errors
 /// EPERM: it is traced already, or the caller has no right to.
 pub fn seize(pid: i32, options: Options) -> io::Result<()> {
-    request(libc::PTRACE_SEIZE, pid, 0, options.0.cast_unsigned() as usize)
+    // SAFETY: the data are flags.
+    unsafe { request(libc::PTRACE_SEIZE, pid, 0, options.0.cast_unsigned() as usize) }
 }
 
 /// Lets a stopped thread go on, with a signal if it is not 0.
@@ -95,7 +98,8 @@ pub fn resume(pid: i32, how: Resume, signal: i32) -> io::Result<()> {
         Resume::ToCall => libc::PTRACE_SYSCALL,
         Resume::Listening => libc::PTRACE_LISTEN,
     };
-    request(how, pid, 0, signal.cast_unsigned() as usize)
+    // SAFETY: the data is a signal's number.
+    unsafe { request(how, pid, 0, signal.cast_unsigned() as usize) }
 }
 
 /// What came with the event for which a thread stopped (`PTRACE_GETEVENTMSG`).
@@ -105,7 +109,7 @@ pub fn resume(pid: i32, how: Resume, signal: i32) -> io::Result<()> {
 pub fn event_message(pid: i32) -> io::Result<u64> {
     let mut message: libc::c_ulong = 0;
     // SAFETY: the kernel writes one unsigned long to what `data` points to, which outlives the call.
-    request(libc::PTRACE_GETEVENTMSG, pid, 0, (&raw mut message).expose_provenance())?;
+    unsafe { request(libc::PTRACE_GETEVENTMSG, pid, 0, (&raw mut message).expose_provenance())? };
     Ok(message)
 }
 
@@ -126,7 +130,8 @@ pub fn peek(pid: i32, address: usize) -> io::Result<u64> {
 /// # Errors
 /// As for [`peek`].
 pub fn poke(pid: i32, address: usize, word: u64) -> io::Result<()> {
-    request(libc::PTRACE_POKEDATA, pid, address, usize::try_from(word).map_err(io::Error::other)?)
+    // SAFETY: the data is what is written.
+    unsafe { request(libc::PTRACE_POKEDATA, pid, address, usize::try_from(word).map_err(io::Error::other)?) }
 }
 
 /// The registers of a stopped thread.
@@ -136,9 +141,11 @@ pub fn poke(pid: i32, address: usize, word: u64) -> io::Result<()> {
 #[cfg(target_arch = "x86_64")]
 pub fn registers(pid: i32) -> io::Result<Registers> {
     let mut registers = MaybeUninit::<Registers>::uninit();
-    request(libc::PTRACE_GETREGS, pid, 0, registers.as_mut_ptr().expose_provenance())?;
-    // SAFETY: the kernel wrote the whole structure, which is of its own layout.
-    Ok(unsafe { registers.assume_init() })
+    // SAFETY: the kernel writes the whole structure, which is of its own layout and outlives the call.
+    unsafe {
+        request(libc::PTRACE_GETREGS, pid, 0, registers.as_mut_ptr().expose_provenance())?;
+        Ok(registers.assume_init())
+    }
 }
 
 /// Sets the registers of a stopped thread.
@@ -147,7 +154,8 @@ pub fn registers(pid: i32) -> io::Result<Registers> {
 /// As for [`resume`].
 #[cfg(target_arch = "x86_64")]
 pub fn set_registers(pid: i32, registers: &Registers) -> io::Result<()> {
-    request(libc::PTRACE_SETREGS, pid, 0, std::ptr::from_ref(registers).expose_provenance())
+    // SAFETY: the kernel reads the whole structure, which is of its own layout and outlives the call.
+    unsafe { request(libc::PTRACE_SETREGS, pid, 0, std::ptr::from_ref(registers).expose_provenance()) }
 }
 
 /// Waits until something happens to any thread that is traced, or to a child. None: there is neither.

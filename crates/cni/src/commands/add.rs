@@ -142,7 +142,7 @@ fn undo_link(attachment: &Attachment, cause: Error) -> Error {
 }
 
 /// Has the node's proxy carry the ports and see to the Pod's policies before it starts. The last step: what is leased has a
-/// link, by which the proxy tells what is stale. A Pod without ports does not need the proxy to be there.
+/// link, by which the proxy tells what is stale. A Pod without ports starts without a proxy that does not come.
 fn lease_host_ports(conf: &NetConf, to: &AddressedTo, address: Ipv4Addr, ports: Vec<HostPort>) -> Result<(), Error> {
     let Some(leases) = &conf.host_ports else { return Ok(()) };
     let needed = !ports.is_empty();

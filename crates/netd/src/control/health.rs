@@ -76,10 +76,11 @@ impl Health {
         self.answer(self.is_healthy() && eligible, Some(eligible))
     }
 
-    /// What `/readyz` answers, which kube-proxy does not have: whether Services lead anywhere. That they are not changed any
-    /// more is no reason to start this process again, after which they would lead nowhere.
-    pub fn readyz(&self) -> Answer {
-        self.answer(self.complete.get(), None)
+    /// What `/readyz` answers, which kube-proxy does not have: whether Services lead anywhere, which they do once it is known
+    /// who may go there. That they are not changed any more is no reason to start this process again, after which they would
+    /// lead nowhere.
+    pub fn readyz(&self, policies_are_known: bool) -> Answer {
+        self.answer(self.complete.get() && policies_are_known, None)
     }
 
     /// What `/livez` answers: that this process answers.
@@ -121,12 +122,13 @@ mod tests {
         let health = Health::default();
         assert_eq!(health.healthz().status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(
-            (health.readyz().status(), health.livez().status()),
+            (health.readyz(true).status(), health.livez().status()),
             (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK)
         );
         health.applied();
         let healthz = health.healthz();
-        assert_eq!((healthz.status(), health.readyz().status()), (StatusCode::OK, StatusCode::OK));
+        assert_eq!((healthz.status(), health.readyz(true).status()), (StatusCode::OK, StatusCode::OK));
+        assert_eq!(health.readyz(false).status(), StatusCode::SERVICE_UNAVAILABLE);
         let healthz = body(&healthz);
         for time in [&healthz["lastUpdated"], &healthz["currentTime"], &healthz["status"]["IPv4"]["lastUpdated"]] {
             time.as_str().unwrap().parse::<Timestamp>().unwrap();
@@ -159,7 +161,7 @@ mod tests {
         health.slices.lost();
         assert!(!health.is_healthy());
         // It stays ready: starting this process again would take all routes away.
-        assert_eq!((health.readyz().status(), health.livez().status()), (StatusCode::OK, StatusCode::OK));
+        assert_eq!((health.readyz(true).status(), health.livez().status()), (StatusCode::OK, StatusCode::OK));
         health.slices.heard();
         assert!(health.is_healthy());
     }

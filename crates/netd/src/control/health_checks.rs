@@ -99,6 +99,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::fixtures::unused_port;
     use crate::notice::{About, channel};
 
     fn notice(_: u16) -> Notice {
@@ -121,11 +122,6 @@ mod tests {
         Rc::new(Name { namespace: "ns".into(), name: "web".into() })
     }
 
-    /// A port that nobody has, of those that are not chosen for clients.
-    fn unused() -> u16 {
-        (20_000..30_000).find(|port| Blocking::bind(("0.0.0.0", *port)).is_ok()).unwrap()
-    }
-
     async fn ask(port: u16) -> Option<String> {
         let mut client = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -144,7 +140,7 @@ mod tests {
     #[test]
     fn load_balancers_are_told_of_endpoints_here() {
         with_checks(async |mut checks, _noticed| {
-            let port = unused();
+            let port = unused_port();
             checks.set(web(), Some((port, 2)), notice);
             settle().await;
             let answer = ask(port).await.unwrap();
@@ -169,7 +165,7 @@ mod tests {
     #[test]
     fn a_port_that_is_taken_is_told_of_and_tried_again() {
         with_checks(async |mut checks, mut noticed| {
-            let port = unused();
+            let port = unused_port();
             let taken = Blocking::bind(("0.0.0.0", port)).unwrap();
             checks.set(web(), Some((port, 1)), notice);
             let notice = noticed.recv().await.unwrap();

@@ -135,7 +135,7 @@ pub async fn run(shared: Shared, access: Rc<Access>, noticed: UnboundedReceiver<
             control.apply(&mut updates);
         }
     };
-    let (table, counted) = (shared.table.clone(), metrics.clone());
+    let (table, policy, counted) = (shared.table.clone(), shared.policy.clone(), metrics.clone());
     let all = async {
         tokio::join!(
             services.run(&access, sender.clone()),
@@ -151,7 +151,7 @@ pub async fn run(shared: Shared, access: Rc<Access>, noticed: UnboundedReceiver<
             http::serve(healthz_at, move |path| {
                 let (answer, answers) = match path {
                     "/healthz" => (health.healthz(), &metrics.healthz),
-                    "/readyz" => return health.readyz(),
+                    "/readyz" => return health.readyz(policy.compiled().is_some()),
                     "/livez" => (health.livez(), &metrics.livez),
                     _ => return not_found(),
                 };

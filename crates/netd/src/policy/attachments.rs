@@ -36,12 +36,13 @@ struct Attachment {
 impl Attachments {
     /// Takes in that a Pod gets this address, and waits until policies hold for it. Whether they do.
     pub(super) async fn add(&self, name: Name, address: Ipv4Addr) -> bool {
+        self.pods.borrow_mut().retain(|_, former| former.address != address);
         self.pods.borrow_mut().insert(name.clone(), Attachment { address, seen: None });
         self.changed.notify_one();
         let held = async {
             loop {
                 let progress = self.progress.notified();
-                // Without an entry the API knows the address by now, or the Pod is gone.
+                // Without an entry the API knows the address by now, or the Pod is gone, or there are no policies.
                 let seen =
                     self.pods.borrow().get(&name).map_or(Some(self.compiled.get()), |attachment| attachment.seen);
                 if seen.is_some_and(|seen| seen <= self.enforced.get()) {
@@ -57,13 +58,18 @@ impl Attachments {
         self.pods.borrow().iter().map(|(name, attachment)| (name.clone(), attachment.address)).collect()
     }
 
-    /// Forgets those of which the API knows the address, and those that were seen and are gone. `is_known` says whether it
-    /// knows the address, if it knows the Pod.
-    pub(super) fn retain(&self, is_known: impl Fn(&Name) -> Option<bool>) {
-        self.pods.borrow_mut().retain(|name, attachment| match is_known(name) {
-            Some(known) => !known,
+    /// Forgets those of which the API knows the address, and those that were seen and are gone. `known` says which address
+    /// it knows, if it knows the Pod. A former one may be of a sandbox that has ended.
+    pub(super) fn retain(&self, known: impl Fn(&Name) -> Option<Option<Ipv4Addr>>) {
+        self.pods.borrow_mut().retain(|name, attachment| match known(name) {
+            Some(address) => address != Some(attachment.address),
             None => attachment.seen.is_none(),
         });
+    }
+
+    /// Forgets all of them. Who waits does so for what is in force now.
+    pub(super) fn clear(&self) {
+        self.pods.borrow_mut().clear();
     }
 
     /// What is in force was worked out with these Pods in it.

@@ -1,6 +1,6 @@
-//! Follows the API: policies always, Pods and namespaces while there is a policy.
+//! Follows the API: policies always, Pods and namespaces from the first policy on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use crate::access::Access;
 use crate::config::{Config, Path};
 use crate::control::Name;
 use crate::control::watch::{Event, Watch};
-use crate::notice::{About, Notice};
+use crate::notice::Notice;
 use crate::table::Protocol;
 use crate::{Error, Shared};
 
@@ -41,7 +41,6 @@ struct Known {
 
 /// Follows the API's policies.
 pub async fn run(shared: Shared, access: Rc<Access>) -> Result<(), Error> {
-    shared.policy.unknown.set(true);
     let config = &shared.config;
     let (sender, mut receiver) = mpsc::channel(BATCH);
     let mut policies = JoinSet::new();
@@ -59,25 +58,26 @@ pub async fn run(shared: Shared, access: Rc<Access>) -> Result<(), Error> {
         for update in updates.drain(..) {
             changed |= known.update(update, |policy| tell(&shared, policy));
         }
-        let wanted = known.policies.as_ref().is_some_and(|policies| !policies.is_empty());
+        let wanted = known.has_policies();
         if wanted && others.is_empty() {
             spawn(&mut others, &shared.config.node, &access, &sender, Update::Pods, |pod: ApiPod, _| Pod::new(pod));
             spawn(&mut others, &shared.config.node, &access, &sender, Update::Namespaces, |namespace: Namespace, _| {
                 Some(namespace.metadata.labels.unwrap_or_default())
             });
-        } else if !wanted && !others.is_empty() {
-            others = JoinSet::new(); // which ends them
-            (known.pods, known.namespaces) = (None, None);
         }
         if changed {
-            shared.policy.attachments.retain(|name| known.pods.as_ref()?.get(name).map(|pod| pod.address.is_some()));
+            shared.policy.attachments.retain(|name| Some(known.pods.as_ref()?.get(name)?.address));
             let attached = shared.policy.attachments.addresses();
-            if let Some((compiled, policies)) = known.compile(config, &attached) {
-                shared.policy.set(compiled, policies.into());
-                shared
-                    .policy
-                    .attachments
-                    .compiled(|name| known.pods.as_ref().is_some_and(|pods| pods.contains_key(name)));
+            if let Some(policies) = &known.policies {
+                shared.policy.announce(policies.values().map(|policy| policy.about.clone()).collect());
+            }
+            if let Some(compiled) = known.compile(config, &attached) {
+                shared.policy.set(compiled);
+                let attachments = &shared.policy.attachments;
+                attachments.compiled(|name| known.pods.as_ref().is_some_and(|pods| pods.contains_key(name)));
+                if !wanted {
+                    attachments.clear(); // there is nothing to wait for, and nobody says what becomes of them
+                }
             }
         }
     }
@@ -111,29 +111,37 @@ impl Known {
                 }
                 apply(&mut self.policies, event, |_, _| false)
             }
-            Update::Pods(event) => apply(&mut self.pods, event, |one, other| one == other),
-            Update::Namespaces(event) => apply(&mut self.namespaces, event, |one, other| one == other),
+            Update::Pods(event) => apply(&mut self.pods, event, |one, other| one == other) && self.has_policies(),
+            Update::Namespaces(event) => {
+                apply(&mut self.namespaces, event, |one, other| one == other) && self.has_policies()
+            }
         }
     }
 
+    fn has_policies(&self) -> bool {
+        self.policies.as_ref().is_some_and(|policies| !policies.is_empty())
+    }
+
     /// What is to be in force, once all that matters is known.
-    fn compile(&self, config: &Config, attached: &HashMap<Name, Ipv4Addr>) -> Option<(Compiled, Vec<About>)> {
+    fn compile(&self, config: &Config, attached: &HashMap<Name, Ipv4Addr>) -> Option<Compiled> {
         let policies = self.policies.as_ref()?;
         let node =
             Node { address: config.node_address, gateway: config.gateway, services: config.services, dns: config.dns };
         if policies.is_empty() {
-            return Some((Compiled::new(node, [], &[], &HashMap::new()), Vec::new()));
+            return Some(Compiled::new(node, [], &[], &HashMap::new()));
         }
         let (pods, namespaces) = (self.pods.as_ref()?, self.namespaces.as_ref()?);
         let dns = name_server(config.dns);
-        // The API hears of an address only when the Pod runs; the CNI plugin has said it before.
-        let address = |name: &Name, pod: &Pod| pod.address.or_else(|| attached.get(name).copied());
+        // The API hears of an address only when the Pod runs; the CNI plugin has said it before. What the API says may be of
+        // a sandbox that has ended, and another Pod's by now.
+        let given: HashSet<Ipv4Addr> = attached.values().copied().collect();
+        let known = |pod: &Pod| pod.address.filter(|address| !given.contains(address));
+        let address = |name: &Name, pod: &Pod| attached.get(name).copied().or_else(|| known(pod));
         let placed = pods.iter().filter_map(|(name, pod)| Some(Placed { pod, address: address(name, pod)? }));
         let pods: Vec<Placed<'_>> = placed.chain([Placed { pod: &dns, address: config.dns }]).collect();
         let labels = |(name, labels): (&Name, &Labels)| (name.name.to_string(), labels.clone());
         let namespaces = namespaces.iter().map(labels).collect();
-        let abouts = policies.values().map(|policy| policy.about.clone()).collect();
-        Some((Compiled::new(node, policies.values(), &pods, &namespaces), abouts))
+        Some(Compiled::new(node, policies.values(), &pods, &namespaces))
     }
 }
 

@@ -18,7 +18,7 @@ mod model;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 
@@ -35,11 +35,10 @@ pub use follow::run;
 /// The policies that are in force.
 #[derive(Debug, Default)]
 pub struct Policy {
-    compiled: RefCell<Rc<Compiled>>,
-    /// The policies themselves, for who has to tell of them.
+    /// `None` until the API has said which there are.
+    compiled: RefCell<Option<Rc<Compiled>>>,
+    /// The policies themselves, from when they are heard of, and so before they hold.
     policies: RefCell<Rc<[About]>>,
-    /// Whether the API has still to say which there are.
-    unknown: Cell<bool>,
     changed: Notify,
     attachments: Attachments,
 }
@@ -48,12 +47,12 @@ impl Policy {
     /// Whether a new connection or flow may be carried. Asked by the relay for each, with the endpoint as destination.
     /// Nothing may while it is not known which policies there are.
     pub fn allows(&self, source: Ipv4Addr, destination: SocketAddrV4, protocol: Protocol) -> bool {
-        !self.unknown.get() && self.compiled.borrow().allows(source, destination, protocol)
+        self.compiled.borrow().as_ref().is_some_and(|compiled| compiled.allows(source, destination, protocol))
     }
 
     /// Takes in that a Pod is about to start with this address, and waits until policies hold for it; not for long.
     pub async fn attach(&self, namespace: &str, name: &str, address: Ipv4Addr) {
-        let nothing = self.policies.borrow().is_empty() && !self.unknown.get();
+        let nothing = self.policies.borrow().is_empty() && self.compiled.borrow().is_some();
         if nothing {
             return;
         }
@@ -65,7 +64,7 @@ impl Policy {
 
     /// What is in force; `None` while that is not known, and whatever the table says of it holds.
     pub(crate) fn compiled(&self) -> Option<Rc<Compiled>> {
-        (!self.unknown.get()).then(|| self.compiled.borrow().clone())
+        self.compiled.borrow().clone()
     }
 
     /// How often it was worked out what is in force.
@@ -88,10 +87,21 @@ impl Policy {
         self.changed.notified().await;
     }
 
-    fn set(&self, compiled: Compiled, policies: Rc<[About]>) {
-        self.compiled.replace(Rc::new(compiled));
+    /// Takes in which policies there are, which hold once what they come to is set.
+    fn announce(&self, policies: Rc<[About]>) {
         self.policies.replace(policies);
-        self.unknown.set(false);
+    }
+
+    fn set(&self, compiled: Compiled) {
+        self.compiled.replace(Some(Rc::new(compiled)));
         self.changed.notify_one();
+    }
+
+    /// Of a node where it is known that there are none.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        let policy = Self::default();
+        policy.set(Compiled::default());
+        policy
     }
 }

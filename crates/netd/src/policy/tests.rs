@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::pin::pin;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use terrarium_cni::iptables::{self, Chain, Hook, Match, Target};
+use tokio::time::timeout;
 
+use super::Policy;
 use super::acl::{self, Level};
 use super::compiled::{Compiled, Node, Placed};
 use super::model::{NetworkPolicy, Pod};
@@ -301,6 +305,49 @@ fn packets(pods: &[Pod]) -> Vec<Packet> {
         }
     }
     packets
+}
+
+/// As in a process that has just begun: what its predecessor set in the table holds on.
+#[test]
+fn nothing_passes_before_it_is_known_what_may() {
+    let policy = Policy::default();
+    assert!(policy.compiled().is_none());
+    let destination = SocketAddrV4::new(pod_ip(2), 80);
+    assert!(!policy.allows(GATEWAY, destination, Tcp));
+    assert!(Policy::none().allows(GATEWAY, destination, Tcp));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_a_policy_that_was_heard_of() {
+    let all = Policy::none();
+    all.attach("a", "free", pod_ip(2)).await;
+    assert!(all.attachments.addresses().is_empty(), "there is nothing to wait for");
+    all.announce([policy("a", json!({"podSelector": {}})).about].into());
+    let mut attached = pin!(all.attach("a", "held", pod_ip(3)));
+    assert!(timeout(Duration::from_secs(1), attached.as_mut()).await.is_err());
+    all.set(default_deny());
+    all.attachments.compiled(|name| *name.name == *"held");
+    all.enforced(all.generation());
+    assert!(timeout(Duration::from_secs(1), attached).await.is_ok());
+}
+
+/// Of a sandbox that was made anew the API has the former one's address still.
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_known_once_its_present_address_is() {
+    let all = Policy::none();
+    all.announce([policy("a", json!({"podSelector": {}})).about].into());
+    let mut attached = pin!(all.attach("a", "anew", pod_ip(4)));
+    assert!(timeout(Duration::ZERO, attached.as_mut()).await.is_err());
+    all.attachments.retain(|_| Some(Some(pod_ip(3))));
+    assert_eq!(all.attachments.addresses().into_values().collect::<Vec<_>>(), [pod_ip(4)]);
+    all.attachments.retain(|_| Some(Some(pod_ip(4))));
+    assert!(all.attachments.addresses().is_empty());
+    // Nor does anybody else have an address that was given anew.
+    let mut first = pin!(all.attach("a", "first", pod_ip(5)));
+    assert!(timeout(Duration::ZERO, first.as_mut()).await.is_err());
+    let mut second = pin!(all.attach("a", "second", pod_ip(5)));
+    assert!(timeout(Duration::ZERO, second.as_mut()).await.is_err());
+    assert_eq!(all.attachments.addresses().into_keys().map(|name| name.name).collect::<Vec<_>>(), ["second".into()]);
 }
 
 proptest! {

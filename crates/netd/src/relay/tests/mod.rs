@@ -54,7 +54,7 @@ async fn with_relay<F: Future>(limits: Limits, test: impl FnOnce(World) -> F) {
     let shared = Shared {
         config: Rc::new(config),
         table: Rc::default(),
-        policy: Rc::default(),
+        policy: Rc::new(crate::policy::Policy::none()),
         notices,
         counters: Rc::default(),
     };
