@@ -1,21 +1,24 @@
 //! What is done at a chosen call, before it and after it.
 
+use std::cell::LazyCell;
+use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
 
 use nix::libc;
+use terrarium_sys::statfs::statfs;
 use terrarium_sys::trace::{self, Registers, Resume};
 
-use crate::calls::{self, CALLS, Flags, Kind, PathCall, argument, set_argument};
+use crate::calls::{self, Flags, Kind, PathCall, argument, set_argument};
 use crate::decide::{Change, Decision, read_link};
 use crate::memory;
 use crate::rules::Magic;
 use crate::thread::{Opening, Then, Thread, View};
-use crate::tracer::Tracer;
+use crate::tracer::{INSTRUCTION, Tracer};
 use crate::window::{Slot, Window};
 
-/// As long as the machine instruction by which a call is made.
-const INSTRUCTION: u64 = 2;
+/// What may be over by the next call.
+const SHORTAGES: [i32; 4] = [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
 /// Where the fields of `struct utsname` are.
 const RELEASE: u64 = 2 * 65;
 const VERSION: u64 = 3 * 65;
@@ -31,15 +34,19 @@ impl Tracer<'_> {
         };
         match &call.kind {
             Kind::Path(call) => return self.at_path(pid, registers, index, call),
-            Kind::Statfs | Kind::Fstatfs => {
+            Kind::Statfs => {
                 self.counters.trap();
                 return self.run_to_end(pid, registers, None, Then::Magic(index));
             }
+            Kind::Fstatfs => self.answer(pid, &registers)?,
             Kind::Uname => {
                 self.counters.trap();
                 return self.run_to_end(pid, registers, None, Then::Names);
             }
-            Kind::Root => self.thread(pid).process.has_root.set(true),
+            Kind::Root => {
+                self.has_roots = true;
+                self.thread(pid).process.has_root.set(true);
+            }
         }
         self.counters.trap();
         self.resume(pid, Resume::Freely, 0)
@@ -53,9 +60,13 @@ impl Tracer<'_> {
                 let failed = Registers { orig_rax: u64::MAX, rax: i64::from(-errno).cast_unsigned(), ..registers };
                 trace::set_registers(pid, &failed)?;
             }
+            Decision::Change { .. } if self.thread(pid).process.is_blocked.get() => self.miss(pid),
             Decision::Change { rule, change } => match self.thread(pid).process.view.get() {
+                View::Closed if self.thread(pid).is_short => {
+                    self.thread(pid).is_short = false;
+                    self.counters.miss();
+                }
                 View::Closed => return self.open(pid, registers, Opening::Page),
-                View::Blocked => self.miss(pid),
                 View::Open(window) => {
                     let Some(slot) = self.window.take() else {
                         self.wait_for_slot(pid);
@@ -99,11 +110,10 @@ impl Tracer<'_> {
     }
 
     fn miss(&mut self, pid: i32) {
-        if self.counters.miss() {
-            eprintln!(
-                "terrarium: process {pid} sees no changed paths, since it cannot open {}; rules of paths do not hold for it",
-                self.window.path()
-            );
+        self.counters.miss();
+        if !std::mem::replace(&mut self.told, true) {
+            let window = self.window.path();
+            eprintln!("terrarium: process {pid} sees no changed paths, since it cannot open {window}");
         }
     }
 
@@ -143,6 +153,10 @@ impl Tracer<'_> {
         // Errors are the last page of numbers.
         let done = (result < u64::MAX - 4095).then_some(result);
         let Some(opening) = self.thread(pid).opening.take() else { return Ok(()) };
+        let error = i32::try_from(result.wrapping_neg()).ok().filter(|_| done.is_none());
+        if error.is_some_and(|error| SHORTAGES.contains(&error)) {
+            self.thread(pid).is_short = true;
+        }
         let next = match (opening, done) {
             (Opening::Page, Some(page)) => Some(Opening::File { page }),
             (Opening::File { page }, Some(fd)) => Some(Opening::Map { page, fd }),
@@ -155,42 +169,61 @@ impl Tracer<'_> {
             let window = if let Opening::Unmap { window, .. } = opening { window } else { 0 };
             let mark = memory::read::<{ Window::MARK }>(pid, window);
             let is_ours = window != 0 && mark.is_some_and(|mark| self.window.is_marked(&mark));
-            let view = if is_ours { View::Open(window) } else { View::Blocked };
-            self.thread(pid).process.view.set(view);
+            let thread = self.thread(pid);
+            if is_ours {
+                thread.process.view.set(View::Open(window));
+            } else if !thread.is_short {
+                thread.process.is_blocked.set(true);
+            }
         }
         self.thread(pid).opening = next;
         let again = Registers { rip: before.rip - INSTRUCTION, rax: before.orig_rax, ..*before };
         trace::set_registers(pid, &again)
     }
 
+    /// The call would tell of a descriptor's file system. What a rule changes is told here, in the place of the call, which
+    /// spares the thread the stops to the call's end; anything else is the kernel's to tell.
+    fn answer(&mut self, pid: i32, registers: &Registers) -> io::Result<()> {
+        let link = format!("fd/{}", argument(registers, 0) as i32);
+        let place = read_link(pid, &link);
+        // Whoever serves a file system may let the tracer wait: others are not asked.
+        if !self.rules.magic.iter().any(|magic| magic.is_at(place.as_deref())) {
+            return Ok(());
+        }
+        let Ok(mut told) =
+            CString::new(format!("/proc/{pid}/{link}")).map_err(io::Error::from).and_then(|path| statfs(&path))
+        else {
+            return Ok(());
+        };
+        let Some(magic) = self.magic(told[0], || place) else { return Ok(()) };
+        told[0] = magic.to;
+        if memory::write(pid, argument(registers, 1), told.map(u64::to_ne_bytes).as_flattened()) {
+            self.counters.hit(magic.rule);
+            trace::set_registers(pid, &Registers { orig_rax: u64::MAX, rax: 0, ..*registers })?;
+        }
+        Ok(())
+    }
+
     /// The kernel has told a type of file system; or it has failed, and what is in the buffer is nobody's.
     pub(crate) fn change_magic(&mut self, pid: i32, index: usize, registers: &Registers) {
         let Ok(buffer) = usize::try_from(argument(registers, 1)) else { return };
         let Ok(told) = trace::peek(pid, buffer) else { return };
-        let mut candidates = self.rules.magic.iter().filter(|magic| magic.from == told).peekable();
-        if candidates.peek().is_none() {
-            return;
-        }
-        let place = std::cell::OnceCell::new();
-        let holds = |magic: &&Magic| {
-            magic.below.is_empty() || {
-                let place = place.get_or_init(|| self.place_of(pid, index, registers));
-                place.as_ref().is_some_and(|place| magic.below.iter().any(|below| place.starts_with(below)))
-            }
+        let place = || {
+            let path = memory::read_string(pid, argument(registers, 0))?;
+            Some(self.lead(pid, libc::AT_FDCWD, &path, true, index, true)?.path)
         };
-        if let Some(magic) = candidates.find(holds)
+        if let Some(magic) = self.magic(told, place)
             && trace::poke(pid, buffer, magic.to).is_ok()
         {
             self.counters.hit(magic.rule);
         }
     }
 
-    fn place_of(&self, pid: i32, index: usize, registers: &Registers) -> Option<PathBuf> {
-        if CALLS[index].kind == Kind::Fstatfs {
-            return read_link(pid, &format!("fd/{}", argument(registers, 0) as i32));
-        }
-        let path = memory::read_string(pid, argument(registers, 0))?;
-        Some(self.lead(pid, libc::AT_FDCWD, &path, true, index, true)?.path)
+    /// The rule that changes this type at this place.
+    fn magic(&self, told: u64, place: impl FnOnce() -> Option<PathBuf>) -> Option<&Magic> {
+        let place = LazyCell::new(place);
+        let holds = |magic: &&Magic| magic.below.is_empty() || magic.is_at(place.as_deref());
+        self.rules.magic.iter().filter(|magic| magic.from == told).find(holds)
     }
 
     /// The kernel has told its names.

@@ -100,7 +100,7 @@ impl Tracer<'_> {
             } else {
                 read_link(pid, &format!("fd/{directory}"))
             }?;
-            (base, by) = map.logical(place);
+            (base, by) = map.logical(place, index);
             let mut whole = base.as_os_str().as_bytes().to_vec();
             whole.push(b'/');
             whole.extend_from_slice(path);
@@ -109,7 +109,7 @@ impl Tracer<'_> {
             }
         }
         let start = Start { root: &root, base: &base };
-        let resolved = map.resolve(start, path, follow, index, &Seen(pid))?;
+        let resolved = map.resolve(start, path, follow, index, &Seen { thread: pid, root: &root })?;
         Some(Led { path: resolved.path, directory: resolved.directory, by: by.or(resolved.by), root })
     }
 
@@ -123,6 +123,9 @@ impl Tracer<'_> {
         registers: &Registers,
         mut said: Said,
     ) -> Decision {
+        if led.root != Path::new("/") {
+            return Decision::Untouched;
+        }
         let fail = |errno| Decision::Fail { rule, errno };
         let mut number = None;
         match call.deed {
@@ -147,12 +150,11 @@ impl Tracer<'_> {
                 said.flags &= !libc::AT_SYMLINK_NOFOLLOW;
             }
         }
-        if led.root != Path::new("/") {
-            return Decision::Untouched;
-        }
         let path = with_slash(self.files[file].path().into_bytes(), led);
         let flags = matches!(call.flags, Flags::Argument(_)).then_some(u64::from(said.flags.cast_unsigned()));
         if let Some(how) = &mut said.how {
+            // A mode goes with O_CREAT alone.
+            how.fill(0);
             how[..8].copy_from_slice(&u64::from(said.flags.cast_unsigned()).to_ne_bytes());
         }
         Decision::Change { rule, change: Change { path, flags, how: said.how, number } }
@@ -212,14 +214,18 @@ pub(crate) fn read_link(pid: i32, name: &str) -> Option<PathBuf> {
 }
 
 /// Links as this thread sees them.
-struct Seen(i32);
+struct Seen<'a> {
+    thread: i32,
+    root: &'a Path,
+}
 
-impl Links for Seen {
+impl Links for Seen<'_> {
     fn read(&self, path: &Path) -> Option<PathBuf> {
-        let Self(thread) = self;
+        let Self { thread, root } = self;
         // These are about whoever reads them.
-        let process = || process(*thread).map(PathBuf::from);
-        let (own, rest) = match (path.strip_prefix("/proc/self"), path.strip_prefix("/proc/thread-self")) {
+        let process = || status(*thread, "Tgid:").map(|process| PathBuf::from(process.to_string()));
+        let inside = path.strip_prefix(root).unwrap_or(path);
+        let (own, rest) = match (inside.strip_prefix("proc/self"), inside.strip_prefix("proc/thread-self")) {
             (Ok(rest), _) => (process()?, rest),
             (_, Ok(rest)) => (process()?.join("task").join(thread.to_string()), rest),
             _ => return std::fs::read_link(path).ok(),
@@ -232,7 +238,14 @@ impl Links for Seen {
     }
 }
 
-fn process(thread: i32) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:")).map(|process| process.trim().to_owned())
+/// A number that is said of a thread (proc_pid_status(5)).
+pub(crate) fn status(thread: i32, field: &str) -> Option<i32> {
+    let [number] = statuses(thread, [field]);
+    number
+}
+
+/// Several, from one look.
+pub(crate) fn statuses<const N: usize>(thread: i32, fields: [&str; N]) -> [Option<i32>; N] {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    fields.map(|field| status.lines().find_map(|line| line.strip_prefix(field)?.trim().parse().ok()))
 }

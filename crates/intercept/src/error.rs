@@ -79,16 +79,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit status of a command that ends so, as a shell's: 127 if the program was not found, 126 if it cannot be
-    /// executed, 1 for what is wrong before that.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
-            Self::Program { .. } => 126,
-            _ => 1,
-        }
-    }
-
     pub(crate) fn start(doing: &'static str) -> impl FnOnce(nix::errno::Errno) -> Self {
         move |errno| Self::Start { doing, source: errno.into() }
     }

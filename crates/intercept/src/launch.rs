@@ -17,6 +17,7 @@ use terrarium_sys::process::{self, Fork};
 use terrarium_sys::seccomp::{Instruction, SPEC_ALLOW, install};
 use terrarium_sys::trace::{self, Change, HAIL, Options};
 
+use crate::decide::status;
 use crate::error::Error;
 use crate::filter::{self, Action};
 use crate::nudge::Nudge;
@@ -62,8 +63,9 @@ pub fn run(rules: &Rules, program: &OsStr, arguments: &[OsString], stats: Option
     };
     drop((go, reporting));
     let change = follow(pid, going, &mut tracer, Messenger::start(pid, Arc::clone(&counters), Arc::clone(&nudge)));
+    let written = counters.write();
     drop(blocked);
-    counters.write()?;
+    written?;
     let change = change?;
     if !tracer.executed {
         told(report, program)?;
@@ -83,9 +85,10 @@ fn follow(
 ) -> Result<Change, Error> {
     let messenger = messenger?;
     if let Err(error) = trace::seize(pid, Options::TREE) {
+        let refusal = refusal(pid, error);
         drop(going);
         let _ = trace::wait();
-        return Err(refusal(pid, error));
+        return Err(refusal);
     }
     let failed = |source| Error::Start { doing: "trace the program", source };
     // It waits for this, unless it was killed.
@@ -96,13 +99,8 @@ fn follow(
 }
 
 fn refusal(pid: i32, error: io::Error) -> Error {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let tracer = |status: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
-        line.trim().parse().ok().filter(|tracer| *tracer != 0)
-    };
-    match tracer(&status).or_else(|| tracer(&own)) {
+    let tracer = |pid| status(pid, "TracerPid:").filter(|tracer| *tracer != 0);
+    match tracer(pid).or_else(|| tracer(std::process::id().cast_signed())) {
         Some(tracer) => Error::TracedAlready { tracer },
         None => Error::Refused { source: error },
     }

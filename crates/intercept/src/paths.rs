@@ -115,10 +115,11 @@ impl Map {
         Place::Itself
     }
 
-    /// What a program calls the place where a redirect has led it: of a directory that it has opened, the kernel knows the
+    /// What a program calls the place where a redirect has led it, for a call: of a directory that it has opened, the kernel knows the
     /// place only. With the rule, if there is one.
-    pub(crate) fn logical(&self, place: PathBuf) -> (PathBuf, Option<usize>) {
-        let back = self.redirects.iter().filter_map(|redirect| match &redirect.to {
+    pub(crate) fn logical(&self, place: PathBuf, call: usize) -> (PathBuf, Option<usize>) {
+        let of_call = self.redirects.iter().filter(|redirect| redirect.calls.has(call));
+        let back = of_call.filter_map(|redirect| match &redirect.to {
             Target::Path(to) => Some((to, place.strip_prefix(to).ok()?, redirect)),
             Target::File(_) => None,
         });

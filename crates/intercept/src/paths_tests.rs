@@ -125,8 +125,8 @@ fn only_what_begins_like_a_redirect_is_walked() {
 #[test]
 fn what_was_opened_by_a_redirect_has_its_name_of_before() {
     let map = map();
-    assert_eq!(map.logical("/run/ours/sys/vm".into()), ("/proc/sys/vm".into(), Some(0)));
-    assert_eq!(map.logical("/run/ours".into()), ("/run/ours".into(), None));
+    assert_eq!(map.logical("/run/ours/sys/vm".into(), 0), ("/proc/sys/vm".into(), Some(0)));
+    assert_eq!(map.logical("/run/ours".into(), 0), ("/run/ours".into(), None));
 }
 
 #[test]

@@ -101,6 +101,12 @@ pub(crate) struct Magic {
     pub(crate) below: Vec<PathBuf>,
 }
 
+impl Magic {
+    pub(crate) fn is_at(&self, place: Option<&Path>) -> bool {
+        self.below.is_empty() || place.is_some_and(|place| self.below.iter().any(|below| place.starts_with(below)))
+    }
+}
+
 /// Another kernel, to uname(2).
 #[derive(Debug)]
 pub(crate) struct Names {
@@ -145,9 +151,8 @@ impl Rules {
         let paths = Set::of(|call| matches!(call.kind, Kind::Path(_)));
         for (index, rule) in document.redirect.into_iter().enumerate() {
             let at = format!("redirect[{index}]");
-            check_path(&format!("{at}.from"), &rule.from)?;
+            let from = place_of(&format!("{at}.from"), &rule.from)?;
             check_path(&format!("{at}.to"), &rule.to)?;
-            let from = without_links(&rule.from);
             let to = std::fs::canonicalize(&rule.to)
                 .map_err(|error| (format!("{at}.to"), format!("{}: {error}; it has to be there", rule.to.display())))?;
             if to.starts_with(&from) {
@@ -156,15 +161,15 @@ impl Rules {
             let calls = rule.calls.map_or(Ok(paths), |names| calls(&format!("{at}.calls"), &names))?;
             let number = label(format!("redirect {}", rule.from.display()));
             redirects.push(Redirect { rule: number, from, to: Target::Path(to), calls });
-            interesting.push(rule.from);
+            interesting.push(rule.from.components().collect());
         }
         let mut files = Vec::new();
         for (index, rule) in document.files.into_iter().enumerate() {
-            check_path(&format!("files[{index}].path"), &rule.path)?;
+            let from = place_of(&format!("files[{index}].path"), &rule.path)?;
             let number = label(format!("file {}", rule.path.display()));
-            let (from, to) = (without_links(&rule.path), Target::File(files.len()));
+            let to = Target::File(files.len());
             redirects.push(Redirect { rule: number, from, to, calls: paths });
-            interesting.push(rule.path);
+            interesting.push(rule.path.components().collect());
             files.push(rule.content.into_bytes());
         }
         let names = document.uname.map(|rule| names_of(rule, &mut label)).transpose()?;
@@ -215,13 +220,12 @@ fn magic_of(at: &str, rule: StatfsRule, label: &mut impl FnMut(String) -> usize)
     if from == to {
         return Err((format!("{at}.to"), "it is the same as from".to_owned()));
     }
-    for (index, path) in rule.below.iter().enumerate() {
-        if path != Path::new("/") {
-            check_path(&format!("{at}.below[{index}]"), path)?;
-        }
-    }
+    let place_below = |(index, path): (usize, &PathBuf)| match path.as_path() {
+        root if root == Path::new("/") => Ok(root.to_owned()),
+        path => place_of(&format!("{at}.below[{index}]"), path),
+    };
+    let below = rule.below.iter().enumerate().map(place_below).collect::<Result<_, _>>()?;
     let places: String = rule.below.iter().map(|path| format!(" {}", path.display())).collect();
-    let below = rule.below.iter().map(|path| without_links(path)).collect();
     let rule = label(format!("statfs {from:#x} as {to:#x}{places}"));
     Ok(Magic { rule, from, to, below })
 }
@@ -261,23 +265,30 @@ fn calls(at: &str, names: &[String]) -> Result<Set, Wrong> {
     }
 }
 
+fn place_of(at: &str, path: &Path) -> Result<PathBuf, Wrong> {
+    check_path(at, path)?;
+    without_links(path).map_err(|error| (at.to_owned(), format!("{}: {error}", path.display())))
+}
+
 /// The path as the kernel would name it, as far as it is there; but /proc/self and /proc/thread-self, which are about
 /// whoever reads them, stay.
-fn without_links(path: &Path) -> PathBuf {
+fn without_links(path: &Path) -> io::Result<PathBuf> {
     let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let real = match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
         (Ok(real), ..) => real,
-        (Err(error), Some(parent), Some(name)) if missing(&error) => without_links(parent).join(name),
-        _ => path.components().collect(),
+        (Err(error), Some(parent), Some(name)) if missing(&error) => without_links(parent)?.join(name),
+        // The tracer may not look there; the program may.
+        (Err(error), ..) if error.kind() == io::ErrorKind::PermissionDenied => path.components().collect(),
+        (Err(error), ..) => return Err(error),
     };
     for link in ["/proc/thread-self", "/proc/self"] {
         if let Ok(own) = std::fs::canonicalize(link)
             && let Ok(rest) = real.strip_prefix(own)
         {
-            return Path::new(link).components().chain(rest.components()).collect();
+            return Ok(Path::new(link).components().chain(rest.components()).collect());
         }
     }
-    real
+    Ok(real)
 }
 
 #[cfg(test)]

@@ -69,6 +69,14 @@ fn each_bad_rule_is_named_with_what_is_wrong() {
             r#"{"redirect": [{"from": "/a", "to": "/tmp"}], "files": [{"path": "/a", "content": ""}]}"#,
             "RULES: redirect and files: /a is given twice",
         ),
+        (
+            r#"{"redirect": [{"from": "/etc/passwd/x", "to": "/tmp"}]}"#,
+            "RULES: redirect[0].from: /etc/passwd/x: Not a dir",
+        ),
+        (
+            r#"{"statfs": [{"from": 1, "to": 2, "below": ["/tmp", "/dev/null/x"]}]}"#,
+            "RULES: statfs[0].below[1]: /dev/null/x: Not a directory",
+        ),
         (r#"{"files": [{"path": "a", "content": ""}]}"#, "RULES: files[0].path: \"a\" is no absolute path"),
         (r#"{"uname": {}}"#, "RULES: uname: it changes nothing"),
         (r#"{"uname": {"release": 6}}"#, "RULES: uname.release: invalid type: integer"),

@@ -104,24 +104,18 @@ fn pass_on(signals: &SignalFd, stopped: &OwnedFd, program: &Mutex<Option<i32>>, 
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => continue,
             Err(_) => return,
-            Ok(0) => {
-                nudge.all();
-                if written.elapsed() < PACE {
-                    continue;
-                }
-                written = Instant::now();
-                // It is said again at the end, where it is an error.
-                if let Err(error) = counters.write()
-                    && !std::mem::replace(&mut complained, true)
-                {
-                    eprintln!("terrarium: {error}");
-                }
-                continue;
-            }
+            Ok(_) if fds[1].any() == Some(true) => return,
             Ok(_) => {}
         }
-        if fds[1].any() == Some(true) {
-            return;
+        nudge.all();
+        if written.elapsed() >= PACE {
+            written = Instant::now();
+            // It is said again at the end, where it is an error.
+            if let Err(error) = counters.write()
+                && !std::mem::replace(&mut complained, true)
+            {
+                eprintln!("terrarium: {error}");
+            }
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             // What a terminal sends its group has reached the program, too.

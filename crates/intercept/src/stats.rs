@@ -12,12 +12,12 @@ use crate::error::Error;
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Each rule with how often it was used, in the order of the file of rules.
+    /// Each rule with how often it was used: those of statfs, redirects, files, uname.
     pub rules: Vec<RuleStats>,
     /// How often a system call stopped for the tracer, used by a rule or not.
     pub traps: u64,
     /// How often a rule should have been used and could not, since the program could not be given the changed path: it has
-    /// another /proc than its tracer, or may not read there.
+    /// another /proc than its tracer, may not read there, or had no descriptor or memory left.
     pub missed: u64,
 }
 
@@ -65,9 +65,8 @@ impl Counters {
         self.traps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a miss, and says whether it is the first.
-    pub(crate) fn miss(&self) -> bool {
-        self.missed.fetch_add(1, Ordering::Relaxed) == 0
+    pub(crate) fn miss(&self) {
+        self.missed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn are_written(&self) -> bool {

@@ -7,28 +7,36 @@ use terrarium_sys::trace::Registers;
 
 use crate::window::Slot;
 
-/// Whether a process sees the window.
+/// Whether the window is in a process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum View {
     /// Not yet.
     Closed,
     /// From this address on.
     Open(u64),
-    /// It cannot.
-    Blocked,
 }
 
 /// What threads of one process share.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) view: Cell<View>,
+    /// Shared by all processes in one memory.
+    pub(crate) view: Rc<Cell<View>>,
+    /// It cannot open the window.
+    pub(crate) is_blocked: Cell<bool>,
     /// It may have a root of its own.
     pub(crate) has_root: Cell<bool>,
 }
 
 impl Process {
     pub(crate) fn new(has_root: bool) -> Rc<Self> {
-        Rc::new(Self { view: Cell::new(View::Closed), has_root: Cell::new(has_root) })
+        let view = Rc::new(Cell::new(View::Closed));
+        Rc::new(Self { view, is_blocked: Cell::new(false), has_root: Cell::new(has_root) })
+    }
+
+    /// A child, in the same memory or a copy.
+    pub(crate) fn child(&self, shares_memory: bool) -> Rc<Self> {
+        let view = if shares_memory { Rc::clone(&self.view) } else { Rc::new(Cell::clone(&self.view)) };
+        Rc::new(Self { view, is_blocked: self.is_blocked.clone(), has_root: self.has_root.clone() })
     }
 }
 
@@ -38,11 +46,13 @@ pub(crate) struct Thread {
     pub(crate) phase: Phase,
     /// It is opening the window.
     pub(crate) opening: Option<Opening>,
+    /// It could not just now, and may at its next call: this one goes on without.
+    pub(crate) is_short: bool,
 }
 
 impl Thread {
     pub(crate) fn new(process: Rc<Process>) -> Self {
-        Self { process, phase: Phase::Free, opening: None }
+        Self { process, phase: Phase::Free, opening: None, is_short: false }
     }
 }
 

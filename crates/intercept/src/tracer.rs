@@ -15,6 +15,7 @@ use terrarium_sys::process::kill;
 use terrarium_sys::trace::{self, Change, Event, HAIL, Registers, Resume};
 
 use crate::calls::restore_arguments;
+use crate::decide::{status, statuses};
 use crate::error::Error;
 use crate::memory;
 use crate::nudge::Nudge;
@@ -26,6 +27,9 @@ use crate::window::{Made, Window};
 /// How long those that are left get to end after they were killed.
 const END: Duration = Duration::from_secs(2);
 const ERROR_NO_CALL: u64 = (-libc::ENOSYS as i64).cast_unsigned();
+const ERROR_FAULT: u64 = (-libc::EFAULT as i64).cast_unsigned();
+/// As long as the machine instruction by which a call is made.
+pub(crate) const INSTRUCTION: u64 = 2;
 
 pub(crate) struct Tracer<'a> {
     pub(crate) rules: &'a Rules,
@@ -39,6 +43,10 @@ pub(crate) struct Tracer<'a> {
     /// Whether a stop where the call begins follows the filter's; unknown until the program has asked.
     stops_twice: Option<bool>,
     pub(crate) executed: bool,
+    /// Whether anybody has asked for a root of its own.
+    pub(crate) has_roots: bool,
+    /// Of a process that sees no changed paths.
+    pub(crate) told: bool,
     nudge: &'a Nudge,
     trial: Trial,
 }
@@ -68,6 +76,8 @@ impl<'a> Tracer<'a> {
             waiting: VecDeque::new(),
             stops_twice: None,
             executed: false,
+            has_roots: false,
+            told: false,
             nudge,
             trial: Trial::ToCome,
         })
@@ -134,7 +144,7 @@ impl<'a> Tracer<'a> {
             Change::Signalled(signal) => self.go_on(pid, signal),
             Change::Event(Event::Filter, _) => self.at_filter(pid),
             Change::Event(Event::Clone | Event::Fork | Event::Vfork, _) => {
-                self.adopt(pid, matches!(change, Change::Event(Event::Clone, _)))?;
+                self.adopt(pid)?;
                 self.go_on(pid, 0)
             }
             Change::Event(Event::Exec, _) => {
@@ -156,7 +166,8 @@ impl<'a> Tracer<'a> {
     /// A thread may be heard of before its maker; then it is taken for a process of its own, which costs it another opening
     /// of the window at most. It is not held up until its maker is heard of, who may have been killed.
     pub(crate) fn thread(&mut self, pid: i32) -> &mut Thread {
-        self.threads.entry(pid).or_insert_with(|| Thread::new(Process::new(false)))
+        let has_roots = self.has_roots;
+        self.threads.entry(pid).or_insert_with(|| Thread::new(Process::new(has_roots)))
     }
 
     fn go_on(&mut self, pid: i32, signal: i32) -> io::Result<()> {
@@ -178,18 +189,29 @@ impl<'a> Tracer<'a> {
     }
 
     pub(crate) fn resume(&self, pid: i32, how: Resume, signal: i32) -> io::Result<()> {
+        trace::resume(pid, how, signal)?;
+        // Not before: what is sent to one that stands still is forgotten, too.
         self.nudge.goes_on(pid);
-        trace::resume(pid, how, signal)
+        Ok(())
     }
 
-    fn adopt(&mut self, maker: i32, may_share: bool) -> io::Result<()> {
+    fn adopt(&mut self, maker: i32) -> io::Result<()> {
         let Ok(made) = i32::try_from(trace::event_message(maker)?) else { return Ok(()) };
-        let shares = may_share && is_thread(maker, &trace::registers(maker)?);
+        // In gVisor the number is that of the maker's PID namespace, and here may be anybody's.
+        if !is_of(made, maker) {
+            return Ok(());
+        }
+        let shares = shared(maker, &trace::registers(maker)?);
+        let has = |flag: i32| shares & u64::from(flag.cast_unsigned()) != 0;
         let process = Rc::clone(&self.thread(maker).process);
-        let process = if shares { process } else { Rc::new(Process::clone(&process)) };
+        let process = if has(libc::CLONE_THREAD) { process } else { process.child(has(libc::CLONE_VM)) };
         match self.threads.get_mut(&made) {
             // What it has opened meanwhile is as good.
-            Some(known) if known.process.view.get() != View::Closed || known.opening.is_some() => {
+            Some(known)
+                if known.process.view.get() != View::Closed
+                    || known.process.is_blocked.get()
+                    || known.opening.is_some() =>
+            {
                 known.process.has_root.set(process.has_root.get());
             }
             Some(known) => known.process = process,
@@ -242,31 +264,25 @@ impl<'a> Tracer<'a> {
     }
 
     fn at_end(&mut self, pid: i32, call: InCall) -> io::Result<()> {
-        // Of the calls that stop often this is the cheaper one: the registers say only whether it failed.
-        if let Then::Magic(index) = call.then {
-            self.change_magic(pid, index, &call.registers);
-            return self.resume(pid, Resume::Freely, 0);
-        }
-        let mut registers = trace::registers(pid)?;
         match call.then {
             Then::Answer => {
-                restore_arguments(&mut registers, &call.registers);
-                trace::set_registers(pid, &registers)?;
+                self.restore(pid, &call.registers)?;
                 if self.trial == Trial::ToCome {
                     kill(pid, libc::SIGURG)?;
                     self.trial = Trial::Sent;
                 }
             }
-            Then::Open => self.opened(pid, &call.registers, registers.rax)?,
+            Then::Open => self.opened(pid, &call.registers, trace::registers(pid)?.rax)?,
             Then::Restore(slot) => {
+                // Whatever becomes of this thread, others may wait for the slot.
                 self.window.give_back(slot);
-                restore_arguments(&mut registers, &call.registers);
-                trace::set_registers(pid, &registers)?;
-                self.resume(pid, Resume::Freely, 0)?;
-                return self.wake();
+                let restored = self.restore(pid, &call.registers).and_then(|()| self.resume(pid, Resume::Freely, 0));
+                return self.wake().and(restored);
             }
-            Then::Names if registers.rax == 0 => self.change_names(pid, &call.registers),
-            Then::Magic(_) | Then::Names => {}
+            // The registers say only whether it failed: of the calls that stop often this is the cheaper one.
+            Then::Magic(index) => self.change_magic(pid, index, &call.registers),
+            Then::Names if trace::registers(pid)?.rax == 0 => self.change_names(pid, &call.registers),
+            Then::Names => {}
         }
         self.resume(pid, Resume::Freely, 0)
     }
@@ -299,6 +315,24 @@ impl<'a> Tracer<'a> {
         self.resume(pid, Resume::ToCall, 0)
     }
 
+    /// Gives the thread, at the end of its call, the arguments that it had before. The call is made again if it was by a window
+    /// that is not there: a thread may execute a program just when another one of its process is let go on, which then lets
+    /// the new program go on, unheard.
+    fn restore(&mut self, pid: i32, before: &Registers) -> io::Result<()> {
+        let mut registers = trace::registers(pid)?;
+        restore_arguments(&mut registers, before);
+        if registers.rax == ERROR_FAULT && !self.sees_window(pid) {
+            self.thread(pid).process = Process::new(self.has_roots);
+            (registers.rip, registers.rax) = (before.rip - INSTRUCTION, before.orig_rax);
+        }
+        trace::set_registers(pid, &registers)
+    }
+
+    fn sees_window(&mut self, pid: i32) -> bool {
+        let View::Open(window) = self.thread(pid).process.view.get() else { return false };
+        memory::read(pid, window).is_some_and(|mark| self.window.is_marked(&mark))
+    }
+
     /// Keeps the thread where it is until there is a free slot.
     pub(crate) fn wait_for_slot(&mut self, pid: i32) {
         self.waiting.push_back(pid);
@@ -319,12 +353,47 @@ impl<'a> Tracer<'a> {
     }
 }
 
-/// Whether the thread has just made another one of its process: where a view of the window is shared.
-fn is_thread(pid: i32, registers: &Registers) -> bool {
-    let flags = match registers.orig_rax.cast_signed() {
+/// What the thread shares with the one that it has just made: flags of clone(2).
+fn shared(pid: i32, registers: &Registers) -> u64 {
+    match registers.orig_rax.cast_signed() {
+        libc::SYS_vfork => libc::CLONE_VM as u64,
         libc::SYS_clone => registers.rdi,
         libc::SYS_clone3 => memory::read(pid, registers.rdi).map_or(0, u64::from_ne_bytes),
         _ => 0,
-    };
-    flags & u64::from(libc::CLONE_THREAD.cast_unsigned()) != 0
+    }
+}
+
+/// Whether a thread is one of the maker's process, or of a child.
+fn is_of(made: i32, maker: i32) -> bool {
+    let process = status(maker, "Tgid:");
+    process.is_some() && statuses(made, ["Tgid:", "PPid:"]).contains(&process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_killed_where_a_call_ends_leaves_its_place_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rules.json");
+        std::fs::write(&path, r#"{"uname": {"release": "6.1.0"}}"#).unwrap();
+        let rules = Rules::read(&path).unwrap();
+        let (counters, nudge) = (Counters::new(Vec::new(), None), Nudge::default());
+        let mut tracer = Tracer::new(&rules, &counters, &nudge).unwrap();
+        let slot = tracer.window.take().unwrap();
+        while tracer.window.take().is_some() {}
+        // The greatest number, which no thread has.
+        let gone = i32::MAX;
+        #[rustfmt::skip]
+        let registers = Registers {
+            r15: 0, r14: 0, r13: 0, r12: 0, rbp: 0, rbx: 0, r11: 0, r10: 0, r9: 0, r8: 0, rax: 0, rcx: 0, rdx: 0, rsi: 0,
+            rdi: 0, orig_rax: 0, rip: 0, cs: 0, eflags: 0, rsp: 0, ss: 0, fs_base: 0, gs_base: 0, ds: 0, es: 0, fs: 0, gs: 0,
+        };
+        let call = InCall { registers, then: Then::Restore(slot), begins: false };
+        tracer.stops_twice = Some(false);
+        tracer.thread(gone).phase = Phase::InCall(Box::new(call));
+        assert_eq!(tracer.at_call(gone).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert!(tracer.window.has_free());
+    }
 }

@@ -18,7 +18,8 @@ use crate::helper::{Helper, Part};
 
 /// What the tracer has getppid(2) answer: no process has this ID.
 const ANSWER: u64 = 1_234_567_890;
-const LIMIT: Duration = Duration::from_secs(2);
+/// Less than a theme may take: what failed is told then.
+const LIMIT: Duration = Duration::from_secs(12);
 
 /// Tries it with a child.
 pub(crate) fn works() -> Tried {

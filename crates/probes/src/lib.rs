@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! caller ── probe() ──▶ main: mount namespace ──▶ holder: holds memory in a cgroup
-//!            5 s          │                    ├▶ pid-namespace: makes and joins one
+//!           20 s          │                    ├▶ pid-namespace: makes and joins one
 //!                         │                    └▶ traced: stopped at one system call
 //!                         └▶ user-namespace: user, mount and network namespaces; with the same children
 //! ```

@@ -13,7 +13,7 @@ use crate::scratch::Scratch;
 use crate::{cgroups, devices, host, intercept, network, oci, overlay, sysctl};
 
 /// How long a theme may take. The whole probe has longer, so that the report still comes.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// The themes that are being tried, each in a thread of its own.
 pub(crate) struct Themes {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use terrarium_sys::process::kill;
@@ -31,6 +33,7 @@ pub fn main(words: &[String]) {
         ["jail", root, ref paths @ ..] => jail(root, paths),
         ["spawn", file] => (0..3).for_each(|_| assert!(cat(file).status().expect("it runs").success())),
         ["execute", program, file] => execute(program, file),
+        ["vfork", count] => vfork(number(count)),
         ["threads", count, file] => threads(number(count), file),
         ["realtime"] => realtime(),
         ["beats", file] => beats(file),
@@ -70,6 +73,20 @@ fn calls(directory: &str) {
     println!("readlink: {}", fs::read_link(at("link")).expect("it is there").display());
     let path = CString::new(at("file")).expect("no 0");
     println!("registers: {}", (0..100).all(|_| open_keeps_registers(&path).expect("it is there")));
+}
+
+/// Children open the file while they are still in this memory. Says how often the window is in it then.
+fn vfork(count: u64) {
+    let mut actions = PosixSpawnFileActions::init().expect("they are made");
+    actions.add_open(0, FILE, OFlag::O_RDONLY, nix::sys::stat::Mode::empty()).expect("it is added");
+    let attributes = PosixSpawnAttr::init().expect("they are made");
+    for _ in 0..count {
+        let pid =
+            posix_spawn("/bin/true", &actions, &attributes, &[c"true"], &[] as &[&std::ffi::CStr]).expect("it runs");
+        nix::sys::wait::waitpid(pid, None).expect("it is a child");
+    }
+    let maps = fs::read_to_string("/proc/self/maps").expect("it is there");
+    println!("{}", maps.lines().filter(|line| line.contains("terrarium-intercept")).count());
 }
 
 fn no_follow(path: &str) -> String {

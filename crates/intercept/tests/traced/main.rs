@@ -51,12 +51,16 @@ fn main() -> ExitCode {
         paths:
             reads_and_writes_are_redirected
             each_call_is_redirected
+            rules_may_be_written_with_more_slashes
+            other_calls_find_what_is_there
+            children_in_the_same_memory_open_the_window_once
             old_calls_are_redirected
             paths_are_walked
             links_at_the_end_are_links
             descriptors_of_a_redirected_directory_stay_there
             a_readers_own_directory_is_its_own
             a_redirect_of_named_calls_leaves_others
+            who_has_no_descriptor_left_is_redirected_later
             files_are_made
             a_root_of_its_own_is_respected;
         processes:
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
             programs_that_are_executed_are_traced
             another_thread_may_execute_a_program
             what_the_program_leaves_ends_with_it
+            processes_of_others_stay
             thousands_of_threads_come_and_go
             the_environment_and_descriptors_are_the_callers;
         signals:

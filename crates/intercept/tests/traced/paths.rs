@@ -31,6 +31,29 @@ pub fn each_call_is_redirected() {
     assert!(!outcome.status.success(), "{outcome:?}");
 }
 
+pub fn rules_may_be_written_with_more_slashes() {
+    let setup = Setup::new(
+        r#"{"redirect": [{"from": "/proc//sys/./terrarium/", "to": "DIR/to/"}],
+            "files": [{"path": "/proc/sys//made", "content": "made\n"}]}"#,
+    );
+    setup.sh("cat /proc/sys/terrarium/file /proc/sys/made").says("redirected\nmade\n");
+}
+
+pub fn other_calls_find_what_is_there() {
+    let setup = Setup::new(
+        r#"{"redirect": [{"from": "/proc/sys/terrarium", "to": "DIR/to", "calls": ["openat"]}],
+            "files": [{"path": "/proc/sys/made", "content": ""}]}"#,
+    );
+    setup.sh("cat /proc/sys/terrarium/file; cd DIR/to && test -e file && cat file").says("redirected\nredirected\n");
+}
+
+pub fn children_in_the_same_memory_open_the_window_once() {
+    let setup = Setup::new(RULES);
+    let windows = outcome(&mut setup.inside(&["vfork", "200"])).succeeds().out;
+    // A child may be heard before its maker, and then has opened one of its own.
+    assert!((1..100).contains(&windows.trim().parse().expect("a number")), "{windows}");
+}
+
 pub fn old_calls_are_redirected() {
     let setup = Setup::new(RULES);
     symlink("file", setup.path("to/link")).expect("a link");
@@ -116,6 +139,13 @@ pub fn a_readers_own_directory_is_its_own() {
 pub fn a_redirect_of_named_calls_leaves_others() {
     let setup = Setup::new(r#"{"redirect": [{"from": "DIR/from", "to": "DIR/to", "calls": ["openat"]}]}"#);
     setup.sh("cat DIR/from/file; test -e DIR/from/file || echo not there").says("redirected\nnot there\n");
+}
+
+pub fn who_has_no_descriptor_left_is_redirected_later() {
+    let setup = Setup::new(RULES);
+    let look = "test -e /proc/sys/terrarium/file; echo $?";
+    setup.sh(&format!("ulimit -S -n 3; {look}; ulimit -S -n 64; {look}")).says("1\n0\n");
+    assert_eq!(setup.stats().missed, 1);
 }
 
 pub fn files_are_made() {

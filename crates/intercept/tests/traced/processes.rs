@@ -1,6 +1,6 @@
 //! Programs, processes and threads.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::support::{Setup, code, ends, eventually, is_gone, line, outcome};
 
@@ -50,6 +50,22 @@ pub fn what_the_program_leaves_ends_with_it() {
     }
 }
 
+/// In gVisor a tracer hears the numbers that processes have in their own namespace, where they are small.
+pub fn processes_of_others_stay() {
+    let setup = Setup::new(RULES);
+    let mut other = Command::new("sleep").arg("1000").spawn().expect("it starts");
+    let pid = other.id();
+    if pid < 2000 && nix::unistd::geteuid().is_root() {
+        let script = format!("i=0; while [ $i -lt {} ]; do /bin/true; i=$((i+1)); done", pid + 50);
+        outcome(&mut setup.trace(&["unshare", "--pid", "--fork", "sh", "-c", &script])).succeeds();
+    } else {
+        eprintln!("skipped: it takes root, and numbers that are small, as in a sandbox");
+    }
+    assert_eq!(other.try_wait().expect("it is a child"), None);
+    other.kill().expect("it runs");
+    other.wait().expect("it is a child");
+}
+
 pub fn thousands_of_threads_come_and_go() {
     let setup = Setup::new(RULES);
     outcome(&mut setup.inside(&["threads", "3000", FILE])).says("3000\n");
@@ -57,11 +73,12 @@ pub fn thousands_of_threads_come_and_go() {
 
 pub fn the_environment_and_descriptors_are_the_callers() {
     let setup = Setup::new(RULES);
-    let mut command =
-        setup.trace(&["/bin/sh", "-c", "echo $COLOUR; ls /proc/self/fd; grep SigBlk /proc/$$/status; true"]);
+    // A shell has signals blocked for a moment while it waits: what it has started tells of its own.
+    let script = "echo $COLOUR; ls /proc/self/fd; exec grep -e Name -e SigBlk /proc/self/status";
+    let mut command = setup.trace(&["/bin/sh", "-c", script]);
     let traced = outcome(command.env("COLOUR", "green")).succeeds();
-    let mut plain = std::process::Command::new("/bin/sh");
-    plain.args(["-c", "echo $COLOUR; ls /proc/self/fd; grep SigBlk /proc/$$/status; true"]).env("COLOUR", "green");
+    let mut plain = Command::new("/bin/sh");
+    plain.args(["-c", script]).env("COLOUR", "green");
     assert_eq!(traced.out, outcome(&mut plain).out);
     assert!(eventually(|| setup.stats().traps > 0));
 }

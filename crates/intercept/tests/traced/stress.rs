@@ -15,6 +15,7 @@ pub fn no_call_of_many_threads_is_lost_or_wrong() {
     let calls: u64 = std::env::var("CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(10_000);
     let outcome = outcome(&mut setup.inside(&["stress", &THREADS.to_string(), &calls.to_string()])).succeeds();
     assert!(outcome.out.starts_with(&format!("{} calls, 0 wrong, ", THREADS * calls)), "{outcome:?}");
+    assert!(!outcome.out.contains(", 0 signals"), "{outcome:?}");
     eprintln!("{}", outcome.out.trim_end());
     let stats = setup.stats();
     let hits: u64 = stats.rules.iter().map(|rule| rule.hits).sum();

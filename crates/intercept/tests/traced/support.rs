@@ -1,14 +1,15 @@
 //! Starting the tracer, with a limit to how long anything may take.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use terrarium_intercept::{Rules, Stats, run};
+use terrarium_intercept::{Error, Rules, Stats, run};
 
 pub const TRACER: &str = "--tracer";
 pub const INSIDE: &str = "--inside";
@@ -24,7 +25,12 @@ pub fn tracer(words: &[String]) -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(error.exit_status())
+            // As a shell says it.
+            ExitCode::from(match error {
+                Error::Program { source, .. } if source.kind() == ErrorKind::NotFound => 127,
+                Error::Program { .. } => 126,
+                _ => 1,
+            })
         }
     }
 }
@@ -162,12 +168,22 @@ pub fn is_gone(pid: i32) -> bool {
 
 /// Reads a line that it says.
 pub fn line(child: &mut Child) -> String {
-    let out = child.stdout.as_mut().expect("it is piped");
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while out.read(&mut byte).expect("it is read") == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
+    let mut out = child.stdout.take().expect("it is piped");
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while out.read(&mut byte).expect("it is read") == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        // Whoever waited may have lost patience.
+        let _ = tell.send((line, out));
+    });
+    let Ok((line, out)) = told.recv_timeout(PATIENCE) else {
+        let _ = child.kill();
+        panic!("it says nothing: {}", processes());
+    };
+    child.stdout = Some(out);
     String::from_utf8(line).expect("it is text")
 }
 

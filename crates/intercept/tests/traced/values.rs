@@ -41,8 +41,10 @@ pub fn figures_say_how_often_each_rule_was_used() {
     assert_eq!(hits, [("statfs 0x9fa0 as 0x1", 2), ("file /a", 0), ("uname", 0)]);
     assert!(stats.traps > 2 && stats.missed == 0, "{stats:?}");
     // While the program runs, too.
-    let mut child = setup.trace(&["/bin/sleep", "60"]).spawn().expect("it starts");
-    assert!(crate::support::eventually(|| setup.stats().traps < stats.traps));
+    let script = "while :; do /usr/bin/stat -f / >/dev/null; done";
+    let mut child = setup.trace(&["/bin/sh", "-c", script]).spawn().expect("it starts");
+    assert!(crate::support::eventually(|| setup.stats().traps > 10 * stats.traps));
+    assert_eq!(child.try_wait().expect("it is a child"), None);
     child.kill().expect("it runs");
     child.wait().expect("it is a child");
 }
