@@ -24,7 +24,7 @@ pub enum Error {
     #[error("{} is no cgroup: mount the hierarchy there", .0.display())]
     NoCgroup(PathBuf),
     /// A mount was taken away, or its connection broke.
-    #[error("the files in {} are no longer asked for: they were unmounted by somebody else", .0.display())]
+    #[error("the files in {} are no longer asked for: they were unmounted by somebody else; a new server mounts them again", .0.display())]
     Ended(PathBuf),
 }
 

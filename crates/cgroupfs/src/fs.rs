@@ -68,7 +68,13 @@ impl CgroupFs {
     /// What has a name in a cgroup.
     fn entry(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
         let path = self.node(parent)?.path.join(name);
-        let (kind, metadata) = self.tree.find(&path)?;
+        let (kind, metadata) = self.tree.find(&path).inspect_err(|error| {
+            // It may have been removed behind the mount.
+            if error.kind() == io::ErrorKind::NotFound && self.inodes().number(&path).is_some() {
+                self.inodes().remove(&path);
+                self.tree.forget(&path);
+            }
+        })?;
         let node = Node { path, kind };
         let number = self.inodes().look_up(&node);
         Ok(self.told(attributes(number, &node, metadata)?))
@@ -97,7 +103,8 @@ impl CgroupFs {
         let own = fs::symlink_metadata(&path)?;
         let (uid, gid) = self.ids.inside((request.uid(), request.gid()));
         if (own.uid(), own.gid()) != (uid, gid) {
-            chown(&path, Some(uid), Some(gid))?;
+            // Whoever tries again finds nothing half made.
+            chown(&path, Some(uid), Some(gid)).inspect_err(|_| drop(fs::remove_dir(&path)))?;
         }
         self.tree.created(&path);
         self.bell.ring();
@@ -340,17 +347,23 @@ impl Filesystem for CgroupFs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.node(number).and_then(|node| {
-            let taken = self.tree.write(&node, data, request.pid())?;
-            if node.path.ends_with(LIMIT) {
-                self.bell.ring();
+        let node = match self.node(number) {
+            Ok(node) => node,
+            Err(error) => return reply.error(error),
+        };
+        let (tree, bell, data, writer) = (Arc::clone(&self.tree), self.bell.clone(), data.to_owned(), request.pid());
+        // Processes may have to be looked at, for which gVisor asks this thread of its mounts.
+        let is_slow = tree.is_slow_to_write(&node);
+        let job = move || match tree.write(&node, &data, writer) {
+            Ok(taken) => {
+                if node.path.ends_with(LIMIT) {
+                    bell.ring();
+                }
+                reply.written(u32::try_from(taken).unwrap_or(u32::MAX));
             }
-            Ok(taken)
-        });
-        match written {
-            Ok(taken) => reply.written(u32::try_from(taken).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(error),
-        }
+            Err(error) => reply.error(error.into()),
+        };
+        if is_slow { self.pool.run(job) } else { job() }
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -113,6 +113,8 @@ impl Guard {
     /// Looks at those whose time has come, inner ones first: once something is ended, those above are looked at later.
     fn round(&mut self) {
         let now = Instant::now();
+        // Before another process can have its number.
+        self.ended.retain(|pid| Path::new("/proc").join(pid.to_string()).exists());
         let due = self.watched.iter().filter(|(_, watched)| watched.due <= now);
         let mut due: Vec<PathBuf> = due.map(|(cgroup, _)| cgroup.clone()).collect();
         due.sort_by_key(|cgroup| std::cmp::Reverse(cgroup.components().count()));
@@ -126,6 +128,7 @@ impl Guard {
                     watched.due = now + watched.pace.next(usage, limit);
                     watched.freeing = watched.freeing.filter(|_| usage > limit);
                 }
+                Ok(Seen::Nobody) => watched.due = now + FREEING,
                 Ok(Seen::Ended(victim)) => {
                     for (_, above) in self.watched.iter_mut().filter(|(above, _)| victim.starts_with(above)) {
                         above.freeing = Some(now + FREEING);
@@ -161,23 +164,23 @@ impl Guard {
                 return Ok(Seen::Ended(victim));
             }
         }
-        Ok(Seen::Held(kept))
+        Ok(Seen::Nobody)
     }
 
     /// Ends all members of a cgroup, which are asked for now, so that no number stands for another process. Says whether
     /// there were any that may be ended.
     fn end(&mut self, victim: &Path, exceeded: &Path, limit: u64, usage: u64) -> io::Result<bool> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();
-        let members: Vec<i32> = members(victim)?.into_iter().filter(|pid| *pid != 1 && *pid != own).collect();
+        let members = match members(victim) {
+            // The other parts are still there.
+            Err(error) if is_gone(&error) => return Ok(false),
+            members => members?,
+        };
+        let members: Vec<i32> = members.into_iter().filter(|pid| *pid != 1 && *pid != own).collect();
         let new = members.iter().filter(|pid| !self.ended.contains(pid)).count();
         if new > 0 {
-            self.kept.count(victim, |values| {
-                values.oom_kills += new as u64;
-                values.fail_count += 1;
-            });
-            if victim != exceeded {
-                self.kept.count(exceeded, |values| values.fail_count += 1);
-            }
+            self.kept.count(victim, |values| values.oom_kills += new as u64);
+            self.kept.count(exceeded, |values| values.fail_count += 1);
             warn!(
                 cgroup = %self.name(exceeded), limit, usage, victim = %self.name(victim), processes = ?members,
                 "out of memory: the processes are killed"
@@ -190,7 +193,6 @@ impl Guard {
         if new > 0 {
             self.kept.write_down();
         }
-        self.ended.retain(|pid| Path::new("/proc").join(pid.to_string()).exists());
         self.ended.extend(&members);
         Ok(!members.is_empty())
     }
@@ -202,7 +204,7 @@ impl Guard {
 
 /// What of a cgroup's usage the kernel could not take back: all but mapped files, or its processes' own pages if that is
 /// more, since files may be charged elsewhere.
-fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
+pub(crate) fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
     let mut pages = Pages::default();
     for (below, _) in survey(cgroup, |_| 0)? {
         members(&below).unwrap_or_default().into_iter().for_each(|pid| pages.add(pid));
@@ -214,6 +216,20 @@ fn unreclaimable(cgroup: &Path, usage: u64) -> io::Result<u64> {
 enum Seen {
     /// It may go on with what it holds.
     Held(u64),
+    /// It holds too much, and has nobody who could be ended: what processes left in tmpfs stays.
+    Nobody,
     /// The processes of a cgroup were ended.
     Ended(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_gone_ends_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let mut guard = Guard::new(root.path(), Path::new("/"), Arc::default());
+        assert!(!guard.end(&root.path().join("gone"), root.path(), 1, 2).unwrap());
+    }
 }

@@ -152,12 +152,17 @@ impl Held {
         self.cgroups.entry(cgroup.to_owned()).or_default()
     }
 
-    /// Replaces the file. The umask is no protection here.
-    fn write(&self, file: &Path) -> io::Result<()> {
-        let of_one = |(path, values): (&PathBuf, &Values)| {
-            Some((path.to_str()?.to_owned(), WrittenValues { inode: inode(path).ok()?, values: *values }))
-        };
-        let cgroups = self.cgroups.iter().filter_map(of_one).collect();
+    /// Replaces the file. The umask is no protection here. What was removed behind the mount is forgotten.
+    fn write(&mut self, file: &Path) -> io::Result<()> {
+        let mut cgroups = BTreeMap::new();
+        self.cgroups.retain(|path, values| match (inode(path), path.to_str()) {
+            (Ok(inode), Some(path)) => {
+                cgroups.insert(path.to_owned(), WrittenValues { inode, values: *values });
+                true
+            }
+            (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
+            (Ok(_), None) => true,
+        });
         let text = serde_json::to_vec(&Written { cgroups, release_agent: self.release_agent.clone() })?;
         let new = file.with_extension("new");
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?.write_all(&text)?;
@@ -214,6 +219,9 @@ mod tests {
         assert_eq!(next.release_agent(), "/bin/agent");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
+        kept.set_release_agent("/bin/other");
+        assert_eq!(kept.get(&goes), Values::default(), "it was removed behind the mount");
+
         fs::write(&file, "{").unwrap();
         assert_eq!(Kept::load(file).get(&stays), Values::default());
     }
@@ -221,7 +229,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_costs_nothing_else() {
         let kept = Kept::load("/dev/full/memory.json".into());
-        kept.change(Path::new("/a"), |values| values.oom_kills = 1);
-        assert_eq!(kept.get(Path::new("/a")).oom_kills, 1);
+        kept.change(Path::new("/"), |values| values.oom_kills = 1);
+        assert_eq!(kept.get(Path::new("/")).oom_kills, 1);
     }
 }

@@ -9,12 +9,18 @@
 //! | cpuacct | `cpuacct.usage`, `usage_user`, `usage_sys`, `stat`, with the time of removed cgroups; `cpuacct.usage_percpu`, `_percpu_user`, `_percpu_sys`, `_all` |
 //! | memory | `memory.max_usage_in_bytes`, `stat`, `failcnt`, `use_hierarchy`, `oom_control`; `cgroup.event_control`, which takes nothing |
 //! | cpu | `cpu.stat` |
-//! | every one | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, also for the next server, and not acted upon |
+//! | each that is served | `cgroup.clone_children`, `notify_on_release`, `release_agent`: kept, also for the next server, and not acted upon |
 //!
-//! A file that the sandbox has is replaced only where it is not true: processor time, since that of removed cgroups is
-//! forgotten, and `memory.usage_in_bytes` of the root cgroup, which stands for the whole sandbox, and of every one where it
-//! says 0 of everything. Those who read the table of mounts still find the
+//! Two files that the sandbox has are replaced: processor time, since that of removed cgroups is forgotten, and
+//! `memory.usage_in_bytes`, which leaves things out in the root cgroup, may say 0 of everything, and costs gVisor a walk through
+//! all of its memory at each look: this one is up to two seconds old. Those who read the table of mounts still find the
 //! hierarchy's own mount, of type `cgroup`, there.
+//!
+//! A cgroup made through here is its maker's; its files are the server's, as gVisor makes them. Those that are added belong to
+//! whom their cgroup belongs, and change neither owner nor mode. Callers are known by the numbers of their threads, which
+//! are those of their PID namespaces: who writes 0 to move itself has to share the server's. What is changed behind the
+//! mount, in a container that may change cgroups, is seen; but if one is removed there, and nobody looks for it until there
+//! is another of its name, that one has the figures kept of it.
 //!
 //! What gVisor takes and does not do stays undone, but for `memory.limit_in_bytes`, which a guard in this process
 //! enforces: shares and quotas of processors are numbers only.

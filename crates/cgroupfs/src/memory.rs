@@ -75,6 +75,27 @@ pub(crate) fn least_limit(cgroup: &Path, root: &Path) -> u64 {
 /// The file that has a cgroup's limit.
 pub(crate) const LIMIT: &str = "memory.limit_in_bytes";
 
+/// The file that has what a cgroup is to be held to if there is little memory.
+pub(crate) const SOFT_LIMIT: &str = "memory.soft_limit_in_bytes";
+
+/// The limit that somebody writes, in whole pages (`page_counter_memparse` and `memparse` in the kernel, but decimal only);
+/// -1 for none.
+pub(crate) fn limit_of(text: &str) -> Option<u64> {
+    let text = text.trim();
+    if text == "-1" {
+        return Some(NO_LIMIT);
+    }
+    let (digits, shift) = match text.char_indices().last()? {
+        (end, unit) if !unit.is_ascii_digit() => {
+            (&text[..end], 10 * (1 + "kmgtpe".find(unit.to_ascii_lowercase())? as u32))
+        }
+        _ => (text, 0),
+    };
+    let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u64>().ok())??;
+    let page = rustix::param::page_size() as u64;
+    Some((number.saturating_mul(1 << shift) / page * page).min(NO_LIMIT))
+}
+
 /// What the kernel has for no limit: as many whole pages as fit.
 pub(crate) const NO_LIMIT: u64 = 0x7FFF_FFFF_FFFF_F000;
 
@@ -136,6 +157,28 @@ AnonPages:        100000 kB
 Mapped:            20000 kB
 Shmem:             10000 kB
 ";
+
+    #[test]
+    fn limits_are_whole_pages_with_units() {
+        for (text, limit) in [
+            ("1048576\n", Some(1 << 20)),
+            ("4097", Some(4096)),
+            ("3K", Some(0)),
+            ("4m", Some(4 << 20)),
+            ("2G\n", Some(2 << 30)),
+            ("-1\n", Some(NO_LIMIT)),
+            ("9223372036854775807", Some(NO_LIMIT)),
+            ("99999999E", Some(NO_LIMIT)),
+            ("-5", None),
+            ("+5", None),
+            ("much", None),
+            ("4 M", None),
+            ("", None),
+            ("4é", None),
+        ] {
+            assert_eq!(limit_of(text), limit, "{text:?}");
+        }
+    }
 
     #[test]
     fn the_sandbox_is_told_in_full() {

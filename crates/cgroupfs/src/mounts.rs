@@ -36,7 +36,15 @@ pub(crate) fn detach(point: &Path) -> Result<()> {
     umount2(point, MntFlags::MNT_DETACH).doing("unmount", point)
 }
 
-/// Takes off what earlier servers left: all that is FUSE, down to what is not. Returns how many.
+/// Whether what is there is not FUSE, or nobody serves it.
+pub(crate) fn is_gone(point: &Path) -> bool {
+    match statfs(point) {
+        Ok(system) => system.filesystem_type() != FUSE_SUPER_MAGIC,
+        Err(error) => matches!(error, Errno::ENOTCONN | Errno::ECONNABORTED),
+    }
+}
+
+/// Takes off what servers left: all that is FUSE, down to what is not. Returns how many.
 ///
 /// The table of mounts does not tell: gVisor 2024-07 leaves those out whose server is dead.
 ///

@@ -20,21 +20,23 @@ type Identity = (String, String);
 /// Those of processes by what they are of, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Pages {
-    /// No file that could be read again.
-    private: u64,
+    /// No file at all.
+    anonymous: u64,
+    /// Files that are memory themselves. Several processes may have the same pages of one, too.
+    memory: BTreeMap<Identity, u64>,
     /// Mapped files. Several processes may have the same pages of one, which are there once.
     files: BTreeMap<Identity, u64>,
 }
 
 impl Pages {
-    /// Those of no file.
+    /// Those that no file has, from which they could be read again.
     pub fn private(&self) -> u64 {
-        self.private
+        self.anonymous.saturating_add(sum(&self.memory))
     }
 
     /// Those of files.
     pub fn files(&self) -> u64 {
-        self.files.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+        sum(&self.files)
     }
 
     /// Adds those of a process. This takes far longer than [`resident`].
@@ -45,17 +47,16 @@ impl Pages {
 
     /// proc_pid_smaps(5); gVisor's are in pkg/sentry/mm/procfs.go.
     fn add_from(&mut self, smaps: &str, memory: &HashSet<&str>) {
-        let mut files = BTreeMap::<Identity, u64>::new();
+        let mut found = [BTreeMap::<Identity, u64>::new(), BTreeMap::new()];
         let (mut file, mut resident) = (None, 0_u64);
         for line in smaps.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let Some(first) = words.first() else { continue };
             if !first.ends_with(':') {
                 file = match words[..] {
-                    [_, _, _, device, inode, name, ..]
-                        if name.starts_with('/') && !is_shared_memory(name) && !memory.contains(device) =>
-                    {
-                        Some((device.to_owned(), inode.to_owned()))
+                    [_, _, _, device, inode, name, ..] if name.starts_with('/') => {
+                        let is_memory = is_shared_memory(name) || memory.contains(device);
+                        Some((usize::from(is_memory), (device.to_owned(), inode.to_owned())))
                     }
                     _ => None,
                 };
@@ -65,20 +66,26 @@ impl Pages {
             let bytes = words.get(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default().saturating_mul(1024);
             match (*first, &file) {
                 ("Rss:", _) => resident = bytes,
-                ("Anonymous:", Some(file)) => {
-                    self.private = self.private.saturating_add(bytes);
-                    let pages = files.entry(file.clone()).or_default();
+                ("Anonymous:", Some((kind, file))) => {
+                    self.anonymous = self.anonymous.saturating_add(bytes);
+                    let pages = found[*kind].entry(file.clone()).or_default();
                     *pages = pages.saturating_add(resident.saturating_sub(bytes));
                 }
-                ("Anonymous:", None) => self.private = self.private.saturating_add(resident),
+                ("Anonymous:", None) => self.anonymous = self.anonymous.saturating_add(resident),
                 _ => {}
             }
         }
-        for (file, bytes) in files {
-            let most = self.files.entry(file).or_default();
-            *most = bytes.max(*most);
+        for (all, found) in [&mut self.files, &mut self.memory].into_iter().zip(found) {
+            for (file, bytes) in found {
+                let most = all.entry(file).or_default();
+                *most = bytes.max(*most);
+            }
         }
     }
+}
+
+fn sum(files: &BTreeMap<Identity, u64>) -> u64 {
+    files.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
 }
 
 /// The devices of file systems whose files are memory (proc_pid_mountinfo(5)).
@@ -127,8 +134,12 @@ Anonymous:             0 kB
         for _ in 0..2 {
             pages.add_from(smaps, &tmpfs_devices(mountinfo));
         }
-        assert_eq!(pages.private(), (2 * (4 + 96 + 512 + 256)) << 10);
-        assert_eq!(pages.files(), 1020 << 10, "two processes share the pages of a file");
+        assert_eq!(
+            pages.private(),
+            (2 * (4 + 96) + 512 + 256) << 10,
+            "two processes share the pages of a file in memory"
+        );
+        assert_eq!(pages.files(), 1020 << 10, "and of another one");
     }
 
     proptest! {

@@ -24,8 +24,9 @@ use crate::guard::Guard;
 use crate::ids::Ids;
 use crate::kept::Kept;
 use crate::pool::Pool;
+use crate::stir::Recovery;
 use crate::tree::Tree;
-use crate::{Config, Error, Hierarchy, Result, STACK, mounts, stir};
+use crate::{Config, Error, Hierarchy, Result, STACK, mounts};
 
 /// The controller whose limits the guard enforces.
 const GUARDED: &str = "memory";
@@ -35,8 +36,8 @@ const SLOW: usize = 2;
 /// Why serving ends.
 enum End {
     Told,
-    /// A hierarchy's connection is over.
-    Lost(PathBuf),
+    /// A hierarchy's connection is over, or nobody gets to it any more.
+    Lost(Error),
 }
 
 /// Serves until SIGTERM or SIGINT, then unmounts. What an earlier server left mounted is taken off first; those who look
@@ -60,7 +61,8 @@ pub fn serve(config: &Config) -> Result<()> {
     let mut mounted = Vec::new();
     let served = start(config, &tell, &mut mounted).and_then(|_ready| wait(&ends));
     for point in &mounted {
-        if let Err(error) = mounts::detach(point) {
+        // Somebody may have taken it off before, and what is below it is not ours.
+        if let Err(error) = mounts::detach_left(point) {
             warn!("{error}");
         }
     }
@@ -74,6 +76,7 @@ pub fn serve(config: &Config) -> Result<()> {
 fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Result<Option<UnixListener>> {
     let pool = Pool::start(SLOW).doing("start threads for", "/dev/fuse")?;
     let ids = Arc::new(Ids::default());
+    let recovery = Recovery::begin(config.state.as_deref());
     let mut left = 0;
     for hierarchy in &config.hierarchies {
         if !hierarchy.backing.join(MEMBERS).exists() {
@@ -83,8 +86,8 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
     }
     if left > 0 {
         info!("took off {left} mounts of a server that was killed");
-        stir::waiting();
     }
+    recovery.end(left > 0);
     for hierarchy in &config.hierarchies {
         let state = config.state.as_ref().map(|state| state.join(format!("cgroupfs-{}.json", hierarchy.controller)));
         let kept = Arc::new(state.map_or_else(Kept::default, Kept::load));
@@ -100,8 +103,7 @@ fn start(config: &Config, tell: &Sender<End>, mounted: &mut Vec<PathBuf>) -> Res
         }
     }
     info!("serving {} hierarchies", mounted.len());
-    let asked = mounted.iter().map(|point| point.join(MEMBERS)).collect();
-    config.ready_socket.as_deref().map(|socket| listen(socket, asked)).transpose()
+    config.ready_socket.as_deref().map(|socket| listen(socket, mounted.clone(), tell.clone())).transpose()
 }
 
 fn mount(
@@ -120,22 +122,21 @@ fn mount(
     let session = serving.doing("serve", &point).inspect_err(|_| drop(mounts::detach(&point)))?;
     let tell = tell.clone();
     spawn(&hierarchy.controller, move || {
-        if let Err(error) = session.run() {
-            warn!("serve {}: {error}", point.display());
-        }
-        let _ = tell.send(End::Lost(point));
+        let lost = session.run().doing("serve", &point).err().unwrap_or(Error::Ended(point));
+        let _ = tell.send(End::Lost(lost));
     })
 }
 
 fn wait(ends: &Receiver<End>) -> Result<()> {
     match ends.recv() {
         Ok(End::Told) | Err(_) => Ok(()),
-        Ok(End::Lost(point)) => Err(Error::Ended(point)),
+        Ok(End::Lost(why)) => Err(why),
     }
 }
 
-/// Greets those who connect, once each of these files can be read.
-fn listen(socket: &Path, asked: Vec<PathBuf>) -> Result<UnixListener> {
+/// Greets those who connect, if what is mounted can be read. gVisor does not tell a server that its mount was taken off: it
+/// is found out here.
+fn listen(socket: &Path, mounted: Vec<PathBuf>, tell: Sender<End>) -> Result<UnixListener> {
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing("remove", socket)?,
         _ => {}
@@ -146,7 +147,10 @@ fn listen(socket: &Path, asked: Vec<PathBuf>) -> Result<UnixListener> {
     spawn("ready", move || {
         for caller in taking.incoming() {
             match caller {
-                Ok(mut caller) if asked.iter().all(|file| fs::read(file).is_ok()) => {
+                Ok(_) if let Some(gone) = mounted.iter().find(|point| mounts::is_gone(point)) => {
+                    let _ = tell.send(End::Lost(Error::Ended(gone.clone())));
+                }
+                Ok(mut caller) if mounted.iter().all(|point| fs::read(point.join(MEMBERS)).is_ok()) => {
                     // Who does not listen any more needs no answer.
                     let _ = caller.write_all(b"ok\n");
                 }

@@ -10,12 +10,13 @@ use rustix::io::Errno;
 use crate::added::Added;
 use crate::backing::{MEMBERS, read_open, write};
 use crate::cpuacct::Time;
+use crate::guard::unreclaimable;
 use crate::inodes::{Kind, Node};
 use crate::kept::Kept;
-use crate::memory::{LIMIT, NO_LIMIT, Sandbox, Stat, least_limit, stat};
+use crate::memory::{LIMIT, NO_LIMIT, SOFT_LIMIT, Sandbox, Stat, least_limit, limit_of, stat};
 use crate::recent::Recent;
 use crate::usage::{Sampler, Usage};
-use crate::{Hierarchy, cpuacct};
+use crate::{Hierarchy, cpuacct, memory};
 
 /// What the files of a hierarchy are made of.
 #[derive(Debug)]
@@ -116,6 +117,11 @@ impl Tree {
         matches!(node.kind, Kind::Added(added) if added.is_usage()) && !node.path.parent().is_some_and(at_hand)
     }
 
+    /// Whether it may, to write into a file.
+    pub fn is_slow_to_write(&self, node: &Node) -> bool {
+        node.path.ends_with(LIMIT) || node.kind == Kind::Added(Added::MemoryMaxUsage)
+    }
+
     /// Of a cgroup and all that are or were below it.
     fn time(&self, cgroup: &Path) -> io::Result<Time> {
         self.times.get_or(cgroup, || Ok(Time::of(cgroup)? + self.kept.get(cgroup).ended))
@@ -150,15 +156,27 @@ impl Tree {
                 let whole = node.path.ends_with(MEMBERS).then(|| thread_group(writer)).flatten();
                 write(&node.path, whole.unwrap_or(writer).to_string().as_bytes()).map(|_| data.len())
             }
-            Kind::Own => {
-                let written = write(&node.path, data);
-                if node.path.ends_with(LIMIT) {
-                    self.limits.clear();
-                }
-                written
+            Kind::Own if node.path.ends_with(LIMIT) || node.path.ends_with(SOFT_LIMIT) => {
+                self.limit(&node.path, data).map(|()| data.len())
             }
+            Kind::Own => write(&node.path, data).map_err(|error| nobody(error, &node.path, data)),
             Kind::Added(added) => self.set(added, &node.path, data).map(|()| data.len()),
         }
+    }
+
+    /// gVisor takes any number. With the kernel no limit sinks below what is held, where somebody would have to end for it.
+    fn limit(&self, file: &Path, data: &[u8]) -> io::Result<()> {
+        let limit = std::str::from_utf8(data).ok().and_then(limit_of).ok_or(Errno::INVAL)?;
+        let cgroup = file.parent().ok_or(Errno::NODEV)?;
+        if file.ends_with(LIMIT) && limit < memory::limit(cgroup)? {
+            let usage = self.sampler.total(cgroup)?;
+            if usage > limit && unreclaimable(cgroup, usage)? > limit {
+                return Err(Errno::BUSY.into());
+            }
+        }
+        write(file, limit.to_string().as_bytes())?;
+        self.limits.clear();
+        Ok(())
     }
 
     fn set(&self, added: Added, path: &Path, data: &[u8]) -> io::Result<()> {
@@ -168,7 +186,8 @@ impl Tree {
         match added {
             // `mem_cgroup_reset`: any write does.
             Added::MemoryMaxUsage => {
-                let usage = self.sampler.total(cgroup)?;
+                self.sampler.forget(cgroup);
+                let usage = self.usage(cgroup)?;
                 self.kept.change(cgroup, |values| values.max_usage = usage);
             }
             Added::FailCount => self.kept.change(cgroup, |values| values.fail_count = 0),
@@ -199,8 +218,8 @@ impl Tree {
         self.kept.created(cgroup);
         let unlimited = NO_LIMIT.to_string();
         let limits: &[(&str, &str)] = match self.hierarchy.controller.as_str() {
-            "memory" => &[("memory.limit_in_bytes", &unlimited), ("memory.soft_limit_in_bytes", &unlimited)],
-            "cpu" => &[("cpu.cfs_quota_us", "-1"), ("cpu.shares", "1024")],
+            "memory" => &[(LIMIT, &unlimited), (SOFT_LIMIT, &unlimited)],
+            "cpu" => &[("cpu.cfs_quota_us", "-1"), ("cpu.cfs_period_us", "100000"), ("cpu.shares", "1024")],
             _ => &[],
         };
         for (file, value) in limits {
@@ -209,7 +228,8 @@ impl Tree {
         self.limits.clear();
     }
 
-    fn forget(&self, cgroup: &Path) {
+    /// A cgroup is gone, or another one is there.
+    pub fn forget(&self, cgroup: &Path) {
         self.kept.remove(cgroup);
         self.sampler.forget(cgroup);
         self.times.forget(cgroup);
@@ -237,6 +257,19 @@ fn is_list_of_members(path: &Path) -> bool {
     path.ends_with(MEMBERS) || path.ends_with("tasks")
 }
 
+/// gVisor says EINVAL also where the kernel says ESRCH: that there is no such process.
+fn nobody(error: io::Error, list: &Path, data: &[u8]) -> io::Error {
+    let named = || std::str::from_utf8(data).ok()?.trim().parse::<u32>().ok();
+    let is_missing = |pid: u32| !Path::new("/proc").join(pid.to_string()).exists();
+    if error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
+        && is_list_of_members(list)
+        && named().is_some_and(is_missing)
+    {
+        return Errno::SRCH.into();
+    }
+    error
+}
+
 /// The process of a thread.
 fn thread_group(thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
@@ -253,13 +286,17 @@ mod tests {
         fs::create_dir(backing.path().join("a")).unwrap();
         fs::write(backing.path().join("memory.usage_in_bytes"), "0\n").unwrap();
         fs::write(backing.path().join("a/cpuacct.usage"), "7\n").unwrap();
+        let tree = tree_at(backing.path(), controller);
+        (backing, tree)
+    }
+
+    fn tree_at(backing: &Path, controller: &str) -> Tree {
         let hierarchy = Hierarchy {
             controller: controller.to_owned(),
-            backing: backing.path().to_owned(),
+            backing: backing.to_owned(),
             mount_point: "/nowhere".into(),
         };
-        let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
-        (backing, tree)
+        Tree::new(&hierarchy, Arc::default()).unwrap()
     }
 
     fn node(tree: &Tree, path: &str) -> Node {
@@ -319,16 +356,30 @@ mod tests {
                 fs::write(cgroup.join(file), format!("{time}\n")).unwrap();
             }
         }
-        let hierarchy =
-            Hierarchy { controller: "cpuacct".into(), backing: backing.path().into(), mount_point: "/nowhere".into() };
-        let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
+        let tree = tree_at(backing.path(), "cpuacct");
         assert_eq!((says(&tree, "a/cpuacct.usage"), says(&tree, "cpuacct.usage")), ("57\n".into(), "57\n".into()));
-        let tree = Tree::new(&hierarchy, Arc::default()).unwrap();
+        let tree = tree_at(backing.path(), "cpuacct");
         tree.kept.ended(&backing.path().join("a/gone"), Time { user: 3, system: 40 }, backing.path());
         assert_eq!(
             (says(&tree, "a/cpuacct.usage"), says(&tree, "cpuacct.usage_user")),
             ("100\n".into(), "53\n".into())
         );
+    }
+
+    #[test]
+    fn what_is_held_no_more_does_not_raise_a_maximum_again() {
+        let (backing, _) = tree_of("memory");
+        fs::write(backing.path().join("memory.usage_in_bytes"), "1\n").unwrap();
+        let tree = tree_at(backing.path(), "memory");
+        let holds = |bytes: &str| {
+            fs::write(backing.path().join("a/memory.usage_in_bytes"), bytes).unwrap();
+            fs::write(backing.path().join("a/cgroup.procs"), "").unwrap();
+        };
+        holds("200\n");
+        assert_eq!(says(&tree, "a/memory.max_usage_in_bytes"), "200\n");
+        holds("5\n");
+        tree.write(&node(&tree, "a/memory.max_usage_in_bytes"), b"0", 1).unwrap();
+        assert_eq!(says(&tree, "a/memory.max_usage_in_bytes"), "5\n");
     }
 
     #[test]

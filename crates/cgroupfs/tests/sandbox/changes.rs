@@ -12,6 +12,7 @@ fn errno<T>(answer: std::io::Result<T>) -> i32 {
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
 const EBUSY: i32 = 16;
@@ -49,8 +50,9 @@ pub fn refusals_are_those_of_the_kernel() {
     let cgroup = Cgroup::make("memory", "refuses");
     for (file, text, refusal) in [
         ("cgroup.procs", "nobody", EINVAL),
-        ("cgroup.procs", "4000000", EINVAL),
+        ("cgroup.procs", "4000000", ESRCH),
         ("memory.limit_in_bytes", "much", EINVAL),
+        ("memory.limit_in_bytes", "-5", EINVAL),
         ("memory.oom_control", "1", EOPNOTSUPP),
         ("memory.use_hierarchy", "0", EINVAL),
         ("cgroup.event_control", "3 4", EOPNOTSUPP),
@@ -68,7 +70,14 @@ pub fn refusals_are_those_of_the_kernel() {
     let file = cgroup.0.join("memory.limit_in_bytes");
     OpenOptions::new().write(true).create(true).truncate(true).open(&file).unwrap().write_all(b"1048576").unwrap();
     assert_eq!(cgroup.number("memory.limit_in_bytes"), 1_048_576);
+    write(&cgroup, "memory.limit_in_bytes", "4M").unwrap();
+    assert_eq!(cgroup.number("memory.limit_in_bytes"), 4 << 20);
     write(&cgroup, "memory.limit_in_bytes", "-1").unwrap();
+    assert_eq!(cgroup.number("memory.limit_in_bytes"), 0x7FFF_FFFF_FFFF_F000);
+    let mut holder = Worker::start(&["hold", "30"], &[&cgroup]);
+    let said = errno(write(&cgroup, "memory.limit_in_bytes", "20M"));
+    assert!([EBUSY, EIO].contains(&said), "{said}");
+    assert!(holder.0.try_wait().unwrap().is_none(), "nobody is killed for a limit that was refused");
     OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&file).unwrap();
 }
 
@@ -117,6 +126,11 @@ pub fn limits_are_not_inherited() {
     assert_eq!(child.entry("memory.stat", "hierarchical_memory_limit"), 104_857_600);
     parent.write("memory.limit_in_bytes", "-1");
     assert!(child.entry("memory.stat", "hierarchical_memory_limit") > 1 << 30);
+    let parent = Cgroup::make("cpu", "limited");
+    parent.write("cpu.cfs_period_us", "50000");
+    parent.write("cpu.cfs_quota_us", "10000");
+    let child = parent.below("child");
+    assert_eq!((child.read("cpu.cfs_period_us"), child.read("cpu.cfs_quota_us")), ("100000\n".into(), "-1\n".into()));
 }
 
 pub fn names_are_listed_once() {

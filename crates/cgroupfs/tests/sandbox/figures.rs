@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::stage::{CONTROLLERS, Cgroup, Server, Worker};
+use crate::stage::{CONTROLLERS, Cgroup, Server, Worker, eventually};
 
 const MIB: u64 = 1 << 20;
 
@@ -49,12 +49,14 @@ pub fn what_a_process_burns_is_counted() {
         (per_processor() - before) as f64 / since.elapsed().as_nanos() as f64
     };
     // Others may be busy on this machine: then it does not get a whole core.
-    let cores = (0..5).map(|_| measure()).find(|cores| (0.9..=1.1).contains(cores));
+    let cores = (0..20).map(|_| measure()).find(|cores| (0.9..=1.1).contains(cores));
     assert!(cores.is_some());
-    let after = per_processor();
-    let whole = cgroup.number("cpuacct.usage");
-    let ticks = (cgroup.entry("cpuacct.stat", "user") + cgroup.entry("cpuacct.stat", "system")) * 10_000_000;
-    assert!(whole >= after && ticks.abs_diff(whole) < 300_000_000, "{after} {whole} {ticks}");
+    let ticks = || (cgroup.entry("cpuacct.stat", "user") + cgroup.entry("cpuacct.stat", "system")) * 10_000_000;
+    // It goes on burning: each is read later than the one before, and a figure may be a moment old.
+    let (parts, before, whole, after) = (per_processor(), ticks(), cgroup.number("cpuacct.usage"), ticks());
+    let moment = 300_000_000;
+    let is_whole = whole >= parts && before < whole + moment && whole < after + moment;
+    assert!(is_whole, "{parts} {before} {whole} {after}");
 }
 
 pub fn the_time_of_a_removed_cgroup_goes_on_counting() {
@@ -86,8 +88,7 @@ pub fn what_a_process_holds_is_counted() {
         assert!(rss.abs_diff(usage) < 10 * MIB, "{rss} {usage}");
         assert!(cgroup.number("memory.max_usage_in_bytes") >= usage);
     }
-    thread::sleep(Duration::from_millis(200));
-    assert!(cgroup.number("memory.usage_in_bytes") < MIB);
+    eventually("it is given back", || cgroup.number("memory.usage_in_bytes") < MIB);
     assert!(cgroup.number("memory.max_usage_in_bytes") >= 190 * MIB);
     cgroup.write("memory.max_usage_in_bytes", "0");
     assert!(cgroup.number("memory.max_usage_in_bytes") < MIB);
@@ -126,7 +127,13 @@ pub fn the_root_has_what_the_sandbox_has() {
     let _server = Server::start();
     let root = std::mem::ManuallyDrop::new(Cgroup("/sys/fs/cgroup/memory".into()));
     let usage = |root: &Cgroup| root.number("memory.usage_in_bytes") - root.entry("memory.stat", "total_inactive_file");
-    let before = usage(&root);
+    // What ended before this is given back a while later.
+    let mut before = usage(&root);
+    eventually("nothing is given back any more", || {
+        thread::sleep(Duration::from_millis(300));
+        let last = std::mem::replace(&mut before, usage(&root));
+        last.abs_diff(before) < MIB
+    });
     let _holder = Worker::start(&["hold", "200"], &[]);
     let grown = usage(&root) - before;
     assert!((190 * MIB..240 * MIB).contains(&grown), "{grown}");

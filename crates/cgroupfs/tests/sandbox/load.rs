@@ -75,9 +75,11 @@ pub fn many_read_while_cgroups_come_and_go() {
                 }
             });
         }
-        let end = Instant::now() + Duration::from_secs(5);
-        let mut slowest = Duration::ZERO;
-        while Instant::now() < end {
+        let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+        let is_enough = |time: Duration| {
+            time > Duration::from_secs(5) && files.load(Ordering::Relaxed) > 1000 || time > Duration::from_secs(60)
+        };
+        while !is_enough(begun.elapsed()) {
             let since = Instant::now();
             let parents = [Cgroup::make("cpuacct", "moving"), Cgroup::make("memory", "moving")];
             let children: Vec<Cgroup> = parents.iter().map(|parent| parent.below("child")).collect();
@@ -89,7 +91,7 @@ pub fn many_read_while_cgroups_come_and_go() {
             slowest = slowest.max(since.elapsed());
         }
         ends.store(true, Ordering::Relaxed);
-        assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+        assert!(slowest < Duration::from_secs(30), "{slowest:?}");
     });
     assert!(files.load(Ordering::Relaxed) > 1000, "{files:?}");
 }

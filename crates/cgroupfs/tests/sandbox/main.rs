@@ -61,18 +61,19 @@ fn main() -> ExitCode {
             nothing_is_kept_of_what_is_gone;
         crashes:
             readers_of_a_killed_server_are_told_and_a_new_one_heals
-            a_server_leaves_nothing_mounted;
+            a_server_leaves_nothing_mounted
+            a_mount_that_somebody_takes_off_is_noticed;
         limits:
             who_takes_too_much_is_killed_and_nobody_else
             the_sum_of_containers_is_limited
             nobody_is_killed_without_a_guard;
     };
     let mut arguments = Arguments::from_args();
-    // The hierarchies are the whole sandbox's, and sandboxes would take the CPU from each other.
-    arguments.test_threads = Some(1);
     if std::env::var_os(outside::INSIDE).is_none() {
         return libtest_mimic::run(&arguments, outside::trials()).exit_code();
     }
+    // The hierarchies are the whole sandbox's.
+    arguments.test_threads = Some(1);
     stage::set().unwrap();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -17,7 +17,7 @@ use terrarium_cgroupfs::{Config, Hierarchy};
 
 pub const ROOT: &str = "/sys/fs/cgroup";
 pub const BACKING: &str = "/run/cgroupfs-backing";
-const READY: &str = "/run/cgroupfs-ready";
+pub const READY: &str = "/run/cgroupfs-ready";
 const STATE: &str = "/run";
 /// Those that lack something.
 pub const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
@@ -235,7 +235,7 @@ impl Drop for Cgroup {
 }
 
 pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     while !is() {
         assert!(Instant::now() < end, "not in time: {what}");
         thread::sleep(Duration::from_millis(5));
