@@ -87,7 +87,7 @@ impl Server {
             () = tokio::time::sleep(START) => format!("not ready after {} s", START.as_secs()),
         };
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        Err(Error::Component { component: CGROUPFS.to_owned(), why, log })
+        Err(Error::CgroupFiles { why, log })
     }
 
     /// Starts it again whenever it ends, for as long as that works.

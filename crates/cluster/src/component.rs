@@ -200,6 +200,8 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             format!("--kubeconfig={}", path(layout.config("kubelet.kubeconfig"))),
             format!("--hostname-override={}", spec.node),
             format!("--node-ip={}", spec.address),
+            // cAdvisor asks it for the names of containers, and takes its address from this flag alone.
+            format!("--containerd={}", path(socket.clone())),
         ],
     };
     if let Some(state) = without_mounts {
@@ -255,7 +257,8 @@ pub(crate) fn components(spec: &Spec<'_>, options: &Options) -> Result<Vec<Compo
             .collect(),
             runs: Runs::Service {
                 command: interception::wrap(spec, KUBELET, kubelet)?,
-                env: env.into_iter().chain(unchecked).collect(),
+                // It tries to unmount a temporary directory, which one that is killed meanwhile leaves there.
+                env: env.into_iter().chain(unchecked).chain([("TMPDIR", path(layout.runtime().to_owned()))]).collect(),
                 ready: Readiness::Node(spec.node.clone()),
             },
         },

@@ -188,6 +188,14 @@ pub enum Error {
     /// The cluster is in a user namespace, and this kernel lets nobody into one.
     #[error("this kernel lets nobody join the user namespace in which the cluster runs")]
     Unjoinable,
+    /// What serves the added cgroup files to a program without a cluster does not.
+    #[error("the added cgroup files are not served: {why}\n{log}")]
+    CgroupFiles {
+        /// How it ended.
+        why: String,
+        /// Its log.
+        log: String,
+    },
     /// A component ended before it was ready, again and again.
     #[error("{component} does not start: {why}\n{log}")]
     Component {
@@ -316,8 +324,7 @@ impl Error {
         match self {
             Self::Io { doing: "run", source, .. } if is_unrunnable(source) => ErrorId::ComponentCorrupt,
             Self::Io { source, .. } => ErrorId::of_io(source).unwrap_or_default(),
-            Self::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorId::ProgramMissing,
-            Self::Program { .. } => ErrorId::ProgramFails,
+            Self::Program { source, .. } => ErrorId::of_program(source),
             Self::DataDir { why: DataDirFault::Foreign, .. } => ErrorId::DataDirForeign,
             Self::DataDir { why: DataDirFault::Newer(..), .. } => ErrorId::DataDirNewer,
             Self::DataDir { why: DataDirFault::Unreadable, .. } => ErrorId::DataDirUnreadable,
@@ -348,6 +355,7 @@ impl Error {
             Self::NotRunning => ErrorId::NotRunning,
             Self::Unjoinable => ErrorId::Unjoinable,
             Self::Component { log, .. } => ErrorId::of_words(log).unwrap_or(ErrorId::ComponentFails),
+            Self::CgroupFiles { log, .. } => ErrorId::of_words(log).unwrap_or(ErrorId::CgroupFilesFail),
             Self::Timeout { .. } => ErrorId::Timeout,
             Self::Interrupted { .. } => ErrorId::Interrupted,
             Self::TakenDown => ErrorId::TakenDown,

@@ -116,6 +116,8 @@ errors! {
         => "install it anew: `make build`, or copy libexec/terrarium again";
     ComponentFails "component-fails" Failed "a component ended again and again before it was ready; all was undone"
         => "its log says why: `terrarium logs COMPONENT`";
+    CgroupFilesFail "cgroup-files-fail" Failed "the added cgroup files of a program without a cluster are not served; all was undone"
+        => "run it with the kernel's own files: without `--remedy cgroup-stats=fuse`";
     StoreCorrupt "store-corrupt" Refused "the cluster's store is damaged, truncated or gone"
         => "put it back from a backup; or set it aside and begin with an empty one: `terrarium up --reset-store`";
     KeyCorrupt "key-corrupt" Refused "a key or certificate that lasts with the data directory is damaged"
@@ -155,6 +157,10 @@ errors! {
         => "name it by its path, or by a name that is in PATH";
     ProgramFails "program-fails" NotRunnable "the program to run is not executable, or for another machine"
         => "see its mode and its kind: `ls -l` and `file`";
+    RulesWrong "rules-wrong" Refused "the rules for system calls cannot be read, or one of them cannot be followed"
+        => "mend the file; docs/interception.md says what rules there are";
+    TraceRefused "trace-refused" Refused "no program can be traced here"
+        => "run it without --intercept, or where ptrace and seccomp are allowed and nothing else traces it";
     ApiUnreachable "api-unreachable" Failed "the API server does not answer" => "see `terrarium status` and `terrarium logs kube-server`";
     GapOpen "gap-open" Failed "something that this sandbox lacks could not be made up for; all was undone"
         => "see `terrarium doctor`; docs/gaps.md has the gaps and their remedies";
@@ -188,12 +194,34 @@ impl ErrorId {
             if let Some(error) = error.downcast_ref::<Error>() {
                 return error.id();
             }
+            if let Some(id) = error.downcast_ref::<terrarium_intercept::Error>().and_then(Self::of_interception) {
+                return id;
+            }
             if let Some(id) = error.downcast_ref::<io::Error>().and_then(Self::of_io) {
                 return id;
             }
             cause = error.source();
         }
         Self::Failed
+    }
+
+    fn of_interception(error: &terrarium_intercept::Error) -> Option<Self> {
+        use terrarium_intercept::Error;
+        match error {
+            Error::Rule { .. } => Some(Self::RulesWrong),
+            Error::Unreadable { source, .. } => Self::of_io(source).or(Some(Self::RulesWrong)),
+            Error::Program { source, .. } => Some(Self::of_program(source)),
+            Error::TracedAlready { .. } | Error::Refused { .. } | Error::Filter { .. } => Some(Self::TraceRefused),
+            Error::Unanswered | Error::Architecture => Some(Self::TraceRefused),
+            Error::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(Self::TraceRefused),
+            // Their causes tell.
+            Error::Start { .. } | Error::Stats { .. } => None,
+        }
+    }
+
+    /// The name of what keeps a program from being run, as a shell tells it.
+    pub(crate) fn of_program(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound { Self::ProgramMissing } else { Self::ProgramFails }
     }
 
     /// The name of a file operation's error, if it has one of its own.
@@ -274,6 +302,13 @@ mod tests {
         assert_eq!(component("database disk image is malformed\n").id(), ErrorId::StoreCorrupt);
         assert_eq!(component("panic\n").id(), ErrorId::ComponentFails);
         assert_eq!(ErrorId::of(&io::Error::other("x")), ErrorId::Failed);
+        let rule = terrarium_intercept::Error::Rule { path: "/x".into(), at: "uname".into(), why: "x".into() };
+        assert_eq!(ErrorId::of(&rule), ErrorId::RulesWrong);
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(ErrorId::of(&terrarium_intercept::Error::Refused { source: denied() }), ErrorId::TraceRefused);
+        let start = |source| terrarium_intercept::Error::Start { doing: "trace", source };
+        assert_eq!(ErrorId::of(&start(denied())), ErrorId::TraceRefused);
+        assert_eq!(ErrorId::of(&start(full())), ErrorId::NoSpace);
         let in_use = || io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(Error::io("listen on", "port 6443")(in_use()).id(), ErrorId::ApiPortUsed);
     }

@@ -1,7 +1,7 @@
 //! What happens while a cluster starts, as lines of a file: the supervisor writes them, `up` reads along.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -102,11 +102,14 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// From the beginning of the current start.
-    pub(crate) fn open(layout: &Layout) -> Result<Self, Error> {
+    /// From the beginning of the current start; `None` once a `down` has taken them away.
+    pub(crate) fn open(layout: &Layout) -> Result<Option<Self>, Error> {
         let path = layout.progress();
-        let file = File::open(&path).map_err(Error::io("read", path))?;
-        Ok(Self { reader: BufReader::new(file), line: Vec::new() })
+        match File::open(&path) {
+            Ok(file) => Ok(Some(Self { reader: BufReader::new(file), line: Vec::new() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", path)(error)),
+        }
     }
 
     /// The next event; `None` if there is none yet. A line that is none, torn on a full disk, is passed over.
@@ -137,7 +140,7 @@ pub(crate) enum Stage {
 
 /// How far the last cluster that was started has come.
 pub(crate) fn stage(layout: &Layout) -> Result<Stage, Error> {
-    let mut events = Events::open(layout)?;
+    let Some(mut events) = Events::open(layout)? else { return Ok(Stage::Ending) };
     Ok(std::iter::from_fn(|| events.next()).fold(Stage::Starting, |stage, event| match event {
         Event::Up { .. } => Stage::Up,
         Event::Stopping | Event::Failed { .. } => Stage::Ending,
@@ -181,7 +184,7 @@ mod tests {
             events.iter().for_each(|event| progress.report(event));
             let bytes = std::fs::read(layout.progress()).unwrap();
             let mut file = File::create(layout.progress()).unwrap();
-            let mut reader = Events::open(&layout).unwrap();
+            let mut reader = Events::open(&layout).unwrap().unwrap();
             let mut read = Vec::new();
             for piece in bytes.chunks(chunk) {
                 file.write_all(piece).unwrap();
@@ -198,7 +201,7 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(layout.progress()).unwrap();
         file.write_all(b"{\"event\":\"of tomorrow\"}\n\xff torn\n").unwrap();
         progress.report(&failed("why"));
-        let mut reader = Events::open(&layout).unwrap();
+        let mut reader = Events::open(&layout).unwrap().unwrap();
         assert_eq!((reader.next(), reader.next()), (Some(failed("why")), None));
         assert_eq!(stage(&layout).unwrap(), Stage::Ending);
     }
@@ -219,9 +222,10 @@ mod tests {
     #[test]
     fn a_new_start_begins_a_new_file() {
         let (_root, layout) = Layout::temporary();
+        assert_eq!(stage(&layout).unwrap(), Stage::Ending, "somebody has taken it down");
         let first = Progress::create(&layout, Instant::now()).unwrap();
         first.report(&failed("the first"));
-        let mut reader = Events::open(&layout).unwrap();
+        let mut reader = Events::open(&layout).unwrap().unwrap();
         let second = Progress::create(&layout, Instant::now()).unwrap();
         assert_eq!(stage(&layout).unwrap(), Stage::Starting);
         second.report(&Event::Up { seconds: 1.5 });
@@ -232,6 +236,6 @@ mod tests {
             (Some(failed("the first")), None),
             "who reads the old one is not misled"
         );
-        assert_eq!(Events::open(&layout).unwrap().next(), Some(Event::Up { seconds: 1.5 }));
+        assert_eq!(Events::open(&layout).unwrap().unwrap().next(), Some(Event::Up { seconds: 1.5 }));
     }
 }

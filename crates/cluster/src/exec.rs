@@ -95,7 +95,7 @@ fn run_in_new_namespaces(
                         if let Some(files) = files.take() {
                             files.end().await;
                         }
-                        eprintln!("the added cgroup files are gone: {}", chain(&error));
+                        eprintln!("warning: {}", chain(&error));
                     }
                     _ = terminated.recv() => tell(&child, Signal::SIGTERM),
                     _ = hung_up.recv() => tell(&child, Signal::SIGHUP),

@@ -61,6 +61,10 @@ pub fn run(layout: &Layout, begin: Begin, options: &Options) -> Result<(), Error
             Begin::Watch => watch(layout),
             Begin::Start(_) | Begin::Resume => {
                 let status = supervise(layout, begin, options)?;
+                // Another one was first, and has a guardian of its own.
+                if process::recorded(layout, SUPERVISOR).is_some() {
+                    return Ok(());
+                }
                 // One that failed while components run leaves them unwatched.
                 let is_done = status.success() || !process::any_recorded(layout, SERVICES);
                 is_in_order(status) && is_done || is_over(layout)

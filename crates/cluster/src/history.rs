@@ -119,14 +119,16 @@ mod tests {
         fs::write(layout.log("part"), "one\ntwo\n").unwrap();
         let mut history = History::default();
         history.is_unhealthy(&layout, "part", Some("it does not answer".to_owned()));
+        let before = SystemTime::now();
         history.ended(&layout, "part", "it ended with exit status: 7", Duration::from_secs(30));
         let read = History::load(&layout, "part");
         assert_eq!(read, history);
         assert_eq!((read.restarts, read.unhealthy.as_deref()), (1, None));
         let end = read.last_end.as_ref().unwrap();
         assert_eq!((end.why.as_str(), end.log.join(",")), ("it ended with exit status: 7", "one,two".to_owned()));
-        let left = read.back_off(SystemTime::now()).unwrap();
-        assert!((Duration::from_secs(28)..=Duration::from_secs(30)).contains(&left), "{left:?}");
+        let left = read.back_off(before).unwrap();
+        let longest = Duration::from_secs(30) + before.elapsed().unwrap();
+        assert!((Duration::from_millis(29_999)..=longest).contains(&left), "{left:?}");
         assert_eq!(read.back_off(SystemTime::now() + Duration::from_secs(60)), None);
         history.started(&layout, "part");
         assert_eq!(History::load(&layout, "part").back_off_until, None);

@@ -102,7 +102,7 @@ const TABLE: &[Known] = &[
         "the clock of this machine was set: `terrarium down && terrarium up` issues new certificates",
     ),
     cause(&[], "too many open files", "raise the limit on open files: `ulimit -n 65536`, then `terrarium up`"),
-    cause(&[], "cannot allocate memory", "the sandbox has too little memory: the cluster alone takes some 800 MiB"),
+    cause(&[], "cannot allocate memory", "the sandbox has too little memory: the cluster alone takes about a GiB"),
     cause(
         &[COREDNS],
         "Error during parsing",
@@ -117,7 +117,7 @@ const TABLE: &[Known] = &[
     survivable(
         &[KUBELET],
         "cumulative stats decrease",
-        "cgroupfs was started again, and with it the time of removed cgroups began anew",
+        "cgroupfs was killed before it had written down the time of cgroups that were removed",
     ),
     survivable(&[KUBELET], "cpuacct.usage_percpu: no such file", "the figures of one sample are incomplete"),
     survivable(&[KUBELET], "oom_control", "without cgroup files over FUSE none tells of processes killed for memory"),

@@ -220,7 +220,7 @@ fn follow_one(
     wishes: &Wishes<'_>,
     mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome, Error> {
-    let mut events = Events::open(layout)?;
+    let mut events = Events::open(layout)?.ok_or(Error::TakenDown)?;
     let mut pending: Vec<String> = Vec::new();
     let mut is_stopping = false;
     loop {

@@ -227,12 +227,9 @@ impl Shared {
         let _ = self.ready[name].subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Waits until someone wants the service started again, and returns why.
-    pub(crate) async fn asked_to_restart(&self, name: Name) -> String {
-        let mut asked = self.restart[name].subscribe();
-        // The sender lives as long as `self`.
-        let _ = asked.changed().await;
-        asked.borrow_and_update().clone()
+    /// Where it is told that, and why, the service is to be started again.
+    pub(crate) fn restart(&self, name: Name) -> watch::Receiver<String> {
+        self.restart[name].subscribe()
     }
 
     /// The error for a component that does not start: what its log says since then that is known to keep it from that,

@@ -83,6 +83,7 @@ async fn live(
     history: &mut History,
 ) -> String {
     let (layout, name) = (&shared.layout, service.name);
+    let mut restart = shared.restart(name);
     history.started(layout, name);
     // Nobody waits for an add-on, so nobody else would tell.
     let is_addon = Addon::of(name).is_some();
@@ -110,9 +111,10 @@ async fn live(
     loop {
         tokio::select! {
             ended = process.ended() => return ended.to_string(),
-            why = shared.asked_to_restart(name) => {
+            // The sender lives as long as `shared`.
+            _ = restart.changed() => {
                 process.stop().await;
-                return why;
+                return restart.borrow().clone();
             }
             answered = ask(shared, service) => {
                 process.record(layout, name);

@@ -198,7 +198,7 @@ fn resident_bytes(layout: &Layout) -> Result<u64, Error> {
 
 fn startup(layout: &Layout) -> Startup {
     let mut startup = Startup::default();
-    let Ok(mut events) = Events::open(layout) else { return startup };
+    let Ok(Some(mut events)) = Events::open(layout) else { return startup };
     while let Some(event) = events.next() {
         match event {
             Event::Ready { step, seconds } if step == SERVER => startup.api_seconds = Some(seconds),

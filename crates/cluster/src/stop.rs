@@ -32,19 +32,15 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
     if let Some(journal) = journal.as_ref().filter(|journal| journal.isolation() != Isolation::Nothing) {
         stop_pods();
         // The shims end with their containers; what else lives here (an import under way) has nobody to serve now.
-        let members = journal.members().unwrap_or_default();
         let services = AFTER_PODS.map(|name| process::recorded(layout, name).map(|process| process.pid));
-        let own = std::process::id().cast_signed();
-        for pid in members {
-            if pid != own && !services.contains(&Some(pid)) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        kill_members(journal, &services.into_iter().flatten().collect::<Vec<_>>());
     }
     for name in AFTER_PODS {
         result = result.and(stop_service(layout, name));
     }
     if let Some(journal) = journal {
+        // What a service began in its last moment: containerd clears up after a shim by another process.
+        wait_until(COMPONENT_GRACE, || kill_members(&journal, &[]));
         // A network namespace of the cluster's own takes all of it along.
         if journal.isolation() == Isolation::Mount {
             result = result.and(network::teardown());
@@ -57,24 +53,33 @@ pub(crate) fn stop_cluster(layout: &Layout, journal: Option<Journal>) -> Result<
     result
 }
 
+/// Kills who lives in the cluster's namespaces, but for this process and these; says whether there is nobody else.
+fn kill_members(journal: &Journal, spared: &[i32]) -> bool {
+    let mut others = journal.members().unwrap_or_default();
+    others.retain(|pid| *pid != std::process::id().cast_signed() && !spared.contains(pid));
+    send(Signal::SIGKILL, &others)
+}
+
+/// Sends them a signal; says whether there is nobody.
+fn send(signal: Signal, pids: &[i32]) -> bool {
+    for pid in pids {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(*pid), signal);
+    }
+    pids.is_empty()
+}
+
 fn stop_service(layout: &Layout, name: Name) -> Result<(), Error> {
     process::recorded(layout, name).map_or(Ok(()), |process| process.stop(name, COMPONENT_GRACE))
 }
 
 /// Ends every process of every Pod: asks, waits, kills.
 fn stop_pods() {
-    let signal_all = |signal| {
-        let pids = pod_processes();
-        for pid in &pids {
-            let _ = kill(Pid::from_raw(*pid), signal);
-        }
-        pids.is_empty()
-    };
-    if signal_all(Signal::SIGTERM) || wait_until(POD_GRACE, || pod_processes().is_empty()) {
+    if send(Signal::SIGTERM, &pod_processes()) || wait_until(POD_GRACE, || pod_processes().is_empty()) {
         return;
     }
     // A process may fork between the listing and the signal.
-    wait_until(POD_GRACE, || signal_all(Signal::SIGKILL));
+    wait_until(POD_GRACE, || send(Signal::SIGKILL, &pod_processes()));
 }
 
 /// The processes below the Pods' cgroup, told from each one's own /proc/PID/cgroup: that works from every mount

@@ -13,10 +13,11 @@ pub fn render(table: &[Gap]) -> String {
          `terrarium doctor` says which of them the sandbox at hand has, and what terrarium does about each; the report behind\n\
          it is described by [report.schema.json](report.schema.json). A rung in *italics* was measured to work and is not\n\
          built yet. While one in **bold** is open the node does not start, or no Pod runs.\n\n\
-         The scenarios in [gaps.rs](../tests/scenarios/gaps.rs) leave out each remedy that is built, in real sandboxes, and\n\
-         look for what breaks. Not shown there: kube-proxy, crun, youki and flannel, which the tests do not have (the rules,\n\
-         routes and links that they ask for are tried by hand); on 2024-07 the route without a device, which answers like one\n\
-         with a silent neighbour.\n\n\
+         Scenarios leave out each remedy that is built, in real sandboxes, and look for what breaks:\n\
+         [gaps.rs](../tests/scenarios/gaps.rs), [experiments.rs](../tests/scenarios/experiments.rs) and\n\
+         [resources.rs](../tests/scenarios/resources.rs). Not shown there: kube-proxy, crun, youki and flannel, which the tests\n\
+         do not have (the rules, routes and links that they ask for are tried by hand); on 2024-07 the route without a device,\n\
+         which answers like one with a silent neighbour.\n\n\
          | gap | what is missing | what breaks | remedies, cheapest whole one first | hint |\n|---|---|---|---|---|\n",
     );
     for gap in table {

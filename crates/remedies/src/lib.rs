@@ -25,7 +25,9 @@ pub use action::{Action, Setting};
 pub use catalogue::CATALOGUE;
 pub use cgroups::{CGROUP_ROOT, POD_CGROUP_ROOT};
 pub use journal::Journal;
-pub use plan::{Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Step, plan};
+pub use plan::{
+    Choice, Choices, Decision, Input, Isolation, Open, Plan, Preparation, Purpose, Site, Skipped, Step, plan,
+};
 pub use pod_network::{LOOPBACK_SERVICE_RANGE, NODE_ADDRESS, SERVICE_RANGE};
 pub use without_mounts::NO_PODS_TAINT;
 

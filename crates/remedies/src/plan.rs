@@ -144,8 +144,26 @@ pub struct Step {
     /// What was seen that asks for it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub evidence: String,
+    /// The rungs before it, which cannot work here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
     /// What it comes to here; nothing where a part that terrarium ships does it all.
     pub actions: Vec<Action>,
+}
+
+/// A rung that cannot work here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The rung.
+    pub rung: Rung,
+    /// Why.
+    pub why: String,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rung, self.why)
+    }
 }
 
 /// What a step is for.
@@ -229,7 +247,7 @@ pub fn plan(report: &Report, choices: &Choices, site: &Site) -> Plan {
                 // One that refuses is not needed here.
                 if let Ok(actions) = remedy.plan(&input) {
                     let does = remedy.does();
-                    plan.steps.push(Step { purpose, does, evidence: String::new(), actions });
+                    plan.steps.push(Step { purpose, does, evidence: String::new(), skipped: Vec::new(), actions });
                 }
             }
             Purpose::Gap { gap, .. } if seen.insert(gap) => plan.close(gap, &input),
@@ -339,7 +357,7 @@ impl Plan {
             None if evidence.is_none() => return,
             None => None,
         };
-        let mut refusals = Vec::new();
+        let mut skipped = Vec::new();
         for remedy in CATALOGUE {
             let purpose = remedy.purpose();
             let Purpose::Gap { gap: closes, rung } = purpose else { continue };
@@ -349,17 +367,17 @@ impl Plan {
             match remedy.plan(input) {
                 Ok(actions) => {
                     let (does, evidence) = (remedy.does(), evidence.unwrap_or_default());
-                    self.steps.push(Step { purpose, does, evidence, actions });
+                    self.steps.push(Step { purpose, does, evidence, skipped, actions });
                     return;
                 }
-                Err(why) => refusals.push((rung, why)),
+                Err(why) => skipped.push(Skipped { rung, why }),
             }
         }
-        let why = match refusals.as_slice() {
-            [(_, first), others @ ..] if !others.is_empty() && others.iter().all(|(_, why)| why == first) => {
-                first.clone()
+        let why = match skipped.as_slice() {
+            [first, others @ ..] if !others.is_empty() && others.iter().all(|other| other.why == first.why) => {
+                first.why.clone()
             }
-            refusals => refusals.iter().map(|(rung, why)| format!("{rung}: {why}")).collect::<Vec<_>>().join("; "),
+            skipped => skipped.iter().map(Skipped::to_string).collect::<Vec<_>>().join("; "),
         };
         self.leave_open(gap, why, false);
     }

@@ -19,7 +19,7 @@ fn in_namespace(test: impl FnOnce() + Send) {
 /// A plan of these actions, for a gap whose remedy has nothing to verify.
 fn plan(actions: Vec<Action>) -> Plan {
     let purpose = Purpose::Gap { gap: GapId::Netfilter, rung: Rung::Replacement };
-    let step = Step { purpose, does: String::new(), evidence: String::new(), actions };
+    let step = Step { purpose, does: String::new(), evidence: String::new(), skipped: Vec::new(), actions };
     Plan { isolation: Isolation::Mount, steps: vec![step], open: Vec::new() }
 }
 

@@ -85,7 +85,9 @@ fn planned(report: &Report, decisions: &[&str]) -> Plan {
 /// What the plan for a recorded sandbox comes to, one line each.
 fn summary(plan: &Plan) -> String {
     let steps = plan.steps.iter().flat_map(|step| {
-        std::iter::once(step.purpose.to_string()).chain(step.actions.iter().map(|action| format!("  {action}")))
+        let skipped = step.skipped.iter().map(|skipped| format!("  not {skipped}"));
+        let actions = step.actions.iter().map(|action| format!("  {action}"));
+        std::iter::once(step.purpose.to_string()).chain(skipped).chain(actions)
     });
     let open = plan.open.iter().map(|open| format!("open: {}: {}", open.gap, open.why));
     let mut text = format!("{:?}\n", plan.isolation);

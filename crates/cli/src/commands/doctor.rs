@@ -105,6 +105,9 @@ fn text(report: &Report, findings: &[Finding], plan: &Plan) -> String {
         put(&mut text, format_args!("  seen    {}", finding.evidence));
         put(&mut text, format_args!("  breaks  {}", gap.breaks));
         if let Some(step) = plan.step(finding.gap) {
+            for skipped in &step.skipped {
+                put(&mut text, format_args!("  skipped {skipped}"));
+            }
             put(&mut text, format_args!("  remedy  {}", step.does));
         }
         if let Some(open) = plan.open.iter().find(|open| open.gap == finding.gap) {
@@ -154,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_said_of_recorded_sandboxes() {
-        for recorded in ["2026-07-full", "2026-07-docker-without-userns", "linux-root"] {
+        for recorded in ["2026-07-full", "2026-07-full-without-fuse", "2026-07-docker-without-userns", "linux-root"] {
             insta::assert_snapshot!(format!("doctor-{recorded}"), text_of(recorded));
         }
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use terrarium_cluster::{INTERCEPT, chain};
-use terrarium_intercept::{Error, Rules};
+use terrarium_cluster::INTERCEPT;
+use terrarium_intercept::Rules;
 
 /// Run a program by rules that change what chosen system calls do, in the namespaces of the caller
 ///
@@ -45,13 +45,5 @@ pub fn call(rules: &Path, stats: Option<&Path>, program: &OsStr, arguments: &[Os
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let rules = Rules::read(&args.rules)?;
-    match terrarium_intercept::run(&rules, &args.program, &args.arguments, args.stats.as_deref()) {
-        Ok(status) => Ok(ExitCode::from(status)),
-        // As a shell says it.
-        Err(error @ Error::Program { .. }) => {
-            eprintln!("error: {}", chain(&error));
-            Ok(ExitCode::from(error.exit_status()))
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(ExitCode::from(terrarium_intercept::run(&rules, &args.program, &args.arguments, args.stats.as_deref())?))
 }
