@@ -179,27 +179,34 @@ impl Main {
         let wake = Arc::clone(&self.tasks.control.wake);
         loop {
             let [ordered, reap] = self.relays.wait([wake.as_fd(), ended.as_fd()]);
+            let mut reaped = Vec::new();
             if reap {
                 // One byte for each signal; their number says nothing.
                 let mut bytes = [0; 64];
                 while rustix::io::read(ended, &mut bytes).is_ok_and(|count| count == bytes.len()) {}
-                for ended in self.tasks.exits.reap() {
-                    self.end(ended);
-                }
+                reaped = self.tasks.exits.reap();
             }
             if ordered {
                 let _ = rustix::io::read(&wake, &mut [0; 8]);
-                while let Ok(order) = self.orders.try_recv() {
-                    match order {
-                        Order::Attach(key, streams) => self.relays.attach(key, streams),
-                        Order::CloseInput(key) => self.relays.close_input(key),
-                        Order::Finish(key, done) => self.relays.finish(key, done),
-                        Order::Detach(key) => self.relays.detach(key),
-                        Order::Ended(ended) => self.end(ended),
-                        Order::OtherEnded(container) => self.end_other(&container),
-                        Order::Shutdown => return,
-                    }
+            }
+            let mut shutdown = false;
+            // Of what was reaped, the streams were attached before: that order is here, whatever the wait said.
+            while let Ok(order) = self.orders.try_recv() {
+                match order {
+                    Order::Attach(key, streams) => self.relays.attach(key, streams),
+                    Order::CloseInput(key) => self.relays.close_input(key),
+                    Order::Finish(key, done) => self.relays.finish(key, done),
+                    Order::Detach(key) => self.relays.detach(key),
+                    Order::Ended(ended) => self.end(ended),
+                    Order::OtherEnded(container) => self.end_other(&container),
+                    Order::Shutdown => shutdown = true,
                 }
+            }
+            for ended in reaped {
+                self.end(ended);
+            }
+            if shutdown {
+                return;
             }
         }
     }

@@ -107,12 +107,12 @@ impl Layer {
         succeed(mortal(UNSHARE.0).args(self.words()).arg("true"), interrupt).map(|_| ())
     }
 
-    /// `command`, run where everything is in place.
+    /// `command`, run where everything is in place; [mortal], since a clean-up knows it only once it is runsc.
     pub(crate) fn around(&self, command: &Command) -> Command {
         let mut around = if self.0.is_empty() {
-            Command::new(command.get_program())
+            mortal(command.get_program())
         } else {
-            let mut wrapped = Command::new(UNSHARE.0);
+            let mut wrapped = mortal(UNSHARE.0);
             wrapped.args(self.words()).arg(command.get_program());
             wrapped
         };
@@ -153,18 +153,16 @@ fn write_identity(root: &Path, slot: Slot) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tool::describe;
 
     #[test]
     fn runsc_is_run_where_all_is_mounted() {
         let mut runsc = Command::new("/opt/runsc");
         runsc.args(["run", "a"]);
-        let words = |command: &Command| -> Vec<_> {
-            command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
-        };
         let overlay = Mount { kind: "overlay", options: "lowerdir=/t".into(), point: "/d/rootfs".into() };
-        let around = words(&Layer(vec![overlay]).around(&runsc));
-        assert_eq!(around[7..], ["sh", "overlay", "lowerdir=/t", "/d/rootfs", "--", "/opt/runsc", "run", "a"]);
-        assert_eq!(words(&Layer(Vec::new()).around(&runsc)), ["run", "a"]);
+        let around = describe(&Layer(vec![overlay]).around(&runsc));
+        assert!(around.ends_with(" sh overlay lowerdir=/t /d/rootfs -- /opt/runsc run a"), "{around}");
+        assert_eq!(describe(&Layer(Vec::new()).around(&runsc)), "/opt/runsc run a");
     }
 
     #[test]

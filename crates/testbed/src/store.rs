@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     error::{Error, IoContext, Result},
     network::Slot,
-    process::boot_id,
+    process::{Process, boot_id},
     record::{Files, Record, State, id},
     teardown,
     tool::Interrupt,
@@ -115,7 +115,8 @@ impl Store {
         self.sandboxes().join(id(name))
     }
 
-    /// Claims the name of `draft`; its slot is chosen here. Waits while a kept sandbox of that name comes or goes.
+    /// Claims the name of `draft`; its slot is chosen here. Waits while a kept sandbox of that name, or one whose
+    /// owner is gone, comes or goes.
     pub(crate) fn claim(&self, draft: &Record, interrupt: &Interrupt) -> Result<Claimed> {
         let directory = self.run.join(draft.id());
         loop {
@@ -350,8 +351,12 @@ fn field<T: DeserializeOwned>(directory: &Path, name: &str) -> Option<T> {
 }
 
 fn owned_by_another(record: Option<&Record>) -> Result<()> {
+    // Of one that is gone, somebody else is removing what is left.
+    let lives = |record: &Record| record.is_of_this_boot() && Process::of(record.owner.cast_signed()).is_some();
     match record {
-        Some(record) if !record.keep => Err(Error::Owned { name: record.name.clone(), owner: record.owner }),
+        Some(record) if !record.keep && lives(record) => {
+            Err(Error::Owned { name: record.name.clone(), owner: record.owner })
+        }
         _ => Ok(()),
     }
 }

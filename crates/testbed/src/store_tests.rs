@@ -1,5 +1,5 @@
 use super::*;
-use crate::{process::Process, record::tests::sample};
+use crate::record::tests::sample;
 
 struct Fixture {
     _directory: tempfile::TempDir,
@@ -51,6 +51,21 @@ fn a_sandbox_is_swept_once_its_owner_is_gone() {
     assert_eq!(fixture.sweep(), ["tt-a"]);
     assert!(fixture.names().is_empty());
     assert!(!record.disk.exists());
+}
+
+#[test]
+fn a_name_is_free_once_what_its_dead_owner_left_is_removed() {
+    let fixture = fixture();
+    let mut owner = std::process::Command::new("true").spawn().expect("a process");
+    owner.wait().expect("it ends");
+    let (claim, record) = fixture.claim(&Record { owner: owner.id(), ..fixture.draft("a", false) });
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(200));
+            fixture.store.remove(claim, Some(&record)).expect("it is removed");
+        });
+        fixture.claim(&fixture.draft("a", false));
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! with the thread that waits for them, so that a killed testbed leaves none behind.
 
 use std::{
+    ffi::OsStr,
     io::{self, Read},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -49,10 +50,14 @@ pub(crate) const IP: Tool = Tool("ip", "iproute2");
 pub(crate) const CP: Tool = Tool("cp", "coreutils");
 pub(crate) const UNSHARE: Tool = Tool("unshare", "util-linux");
 
+/// What [`mortal`] puts between the name of a program that sets the signal and the number of this process. Who is killed
+/// before that signal is set has left the program to another parent, and then it does not run.
+const MORTAL: [&str; 6] = ["--pdeathsig", "KILL", "--", "sh", "-c", r#"[ "$PPID" = "$0" ] || exit; exec "$@""#];
+
 /// A command that is killed when the calling thread ends.
-pub(crate) fn mortal(program: &str) -> Command {
+pub(crate) fn mortal(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", program]);
+    command.args(MORTAL).arg(std::process::id().to_string()).arg(program);
     command
 }
 
@@ -137,7 +142,7 @@ pub(crate) fn describe(command: &Command) -> String {
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let skip = if words[0] == "setpriv" { 4 } else { 0 };
+    let skip = if words[0] == "setpriv" { MORTAL.len() + 2 } else { 0 };
     words[skip..].join(" ")
 }
 
@@ -164,6 +169,16 @@ mod tests {
         let result = succeed(mortal("sh").args(["-c", "sleep 30 & wait"]), &interrupt);
         assert!(matches!(result, Err(Error::Interrupted { signal: 2 })));
         assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn who_has_lost_us_already_does_not_run() {
+        let orphan = mortal("echo");
+        let mut stranger = Command::new("sh");
+        stranger.args(["-c", r#""$@" ran; true"#, "sh"]).arg(orphan.get_program()).args(orphan.get_args());
+        let ours = succeed(mortal("echo").arg("ran"), &Interrupt::default());
+        assert_eq!(ours.expect("echo"), b"ran\n");
+        assert_eq!(stranger.output().expect("sh").stdout, b"");
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //! terminal is handed over as it is.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     ops::ControlFlow,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -19,6 +23,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -113,8 +119,8 @@ pub(crate) fn piped(mut command: Command, signals: &Signals, on_signal: OnSignal
         thread::spawn(move || copy(io::stdin(), stdin, &Progress::default()));
     }
     let pumps = [
-        child.stdout.take().map(|pipe| Pump::start(pipe, io::stdout())),
-        child.stderr.take().map(|pipe| Pump::start(pipe, io::stderr())),
+        child.stdout.take().map(|pipe| Pump::start(OwnedFd::from(pipe), io::stdout())),
+        child.stderr.take().map(|pipe| Pump::start(OwnedFd::from(pipe), io::stderr())),
     ];
     let end = signals.wait(child, |signal| match on_signal {
         OnSignal::PassOn => {
@@ -153,20 +159,29 @@ fn code(status: ExitStatus) -> u8 {
 struct Pump {
     thread: JoinHandle<()>,
     progress: Arc<Progress>,
+    /// The thread's alone: once that has closed it, the program is to hear of it.
+    pipe: Weak<File>,
 }
 
 #[derive(Default)]
 struct Progress {
     copied: AtomicU64,
-    /// True while waiting for input, false while writing it.
-    reading: AtomicBool,
+    /// True while waiting for input, false from before it is read until it is written.
+    waiting: AtomicBool,
 }
 
 impl Pump {
-    fn start(from: impl Read + Send + 'static, to: impl Write + Send + 'static) -> Self {
+    fn start(from: OwnedFd, to: impl Write + Send + 'static) -> Self {
         let progress = Arc::<Progress>::default();
-        let shared = progress.clone();
-        Self { thread: thread::spawn(move || copy(from, to, &shared)), progress }
+        let (from, shared) = (Arc::new(File::from(from)), progress.clone());
+        Self { pipe: Arc::downgrade(&from), thread: thread::spawn(move || copy(&*from, to, &shared)), progress }
+    }
+
+    /// Whether the pipe has neither bytes nor, for there is somebody who may write, its end.
+    fn is_empty(&self) -> bool {
+        self.pipe.upgrade().is_some_and(|pipe| {
+            poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
+        })
     }
 
     /// Waits until everything that the program wrote is copied. Call after its end.
@@ -174,35 +189,29 @@ impl Pump {
     /// That is the end of the stream. A process that the program left behind may still hold it; but what the program
     /// itself wrote is in the pipe by now, so an empty pipe, or as many bytes as the largest pipe holds, will do.
     fn finish(self) {
-        let start = self.progress.copied.load(Ordering::SeqCst);
-        let mut before = None;
-        let mut pause = Duration::from_millis(1);
-        while !self.thread.is_finished() {
-            let now = self.progress.copied.load(Ordering::SeqCst);
-            let idle = self.progress.reading.load(Ordering::SeqCst) && before == Some(now);
-            if (idle && pause >= IDLE) || now - start > LARGEST_PIPE {
+        let copied = || self.progress.copied.load(Ordering::SeqCst);
+        // What was in the pipe is written by the time that the thread waits again.
+        let waits = || self.progress.waiting.load(Ordering::SeqCst);
+        let start = copied();
+        while !self.thread.is_finished() && copied() - start <= LARGEST_PIPE {
+            if waits() && self.is_empty() && waits() {
                 return;
             }
-            before = Some(now);
-            pause = (pause * 2).min(IDLE);
-            thread::sleep(pause);
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-/// How long a pipe must give nothing to count as empty: ample for a thread to read what is there.
-const IDLE: Duration = Duration::from_millis(32);
-
 /// pipe(7): /proc/sys/fs/pipe-max-size.
 const LARGEST_PIPE: u64 = 1 << 20;
 
-fn copy(mut from: impl Read, mut to: impl Write, progress: &Progress) {
+fn copy(mut from: impl Read + AsFd, mut to: impl Write, progress: &Progress) {
     let mut buffer = [0; 64 * 1024];
     loop {
-        progress.reading.store(true, Ordering::SeqCst);
-        let read = from.read(&mut buffer);
-        progress.reading.store(false, Ordering::SeqCst);
-        match read {
+        progress.waiting.store(true, Ordering::SeqCst);
+        while poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) == Err(Errno::EINTR) {}
+        progress.waiting.store(false, Ordering::SeqCst);
+        match from.read(&mut buffer) {
             Ok(0) => return,
             Ok(length) => {
                 if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
