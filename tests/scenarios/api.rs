@@ -24,7 +24,8 @@ fn a_custom_resource_is_held_to_its_schema(cluster: &Cluster) {
 
     namespace.apply(PLANTS);
     namespace.wait("crd/plants.scenarios.terrarium", "condition=Established");
-    namespace.apply(&plant("fern", "3"));
+    // It is served a moment later.
+    eventually(Duration::from_secs(30), || namespace.try_apply(&plant("fern", "3")).ok());
     assert_eq!(namespace.json("get plant fern")["spec"]["height"], 3);
     namespace
         .try_apply(&plant("moss", "0"))
@@ -33,7 +34,7 @@ fn a_custom_resource_is_held_to_its_schema(cluster: &Cluster) {
     namespace.try_apply(&plant("ivy", "tall")).exits(1).complains("spec.height");
     assert_eq!(namespace.kubectl("get plants -o name"), "plant.scenarios.terrarium/fern\n");
 
-    cluster.kubectl("delete crd plants.scenarios.terrarium --timeout=30s");
+    cluster.kubectl("delete crd plants.scenarios.terrarium --timeout=120s");
     namespace.try_kubectl("get plants").exits(1);
 }
 
@@ -45,7 +46,7 @@ fn rights_are_refused_until_a_role_grants_them(cluster: &Cluster) {
     assert_eq!(may.stdout, "no\n");
 
     namespace.apply(READER_ROLE);
-    eventually(Duration::from_secs(10), || namespace.try_kubectl("get pods --as jane").ok());
+    eventually(Duration::from_secs(30), || namespace.try_kubectl("get pods --as jane").ok());
     assert_eq!(namespace.kubectl("auth can-i list pods --as jane"), "yes\n");
     namespace.try_kubectl("delete pod web --as jane").exits(1).complains("forbidden");
     cluster.try_kubectl("get pods -n default --as jane").exits(1).complains(forbidden);

@@ -22,7 +22,7 @@ crate::stories! {
 
 fn up_again_finds_the_cluster_running(cluster: &Cluster) {
     let (supervisor, services) = (cluster.pid("supervisor"), cluster.services());
-    let again = cluster.up().within(Duration::from_secs(5));
+    let again = cluster.up().within(Duration::from_secs(30));
     assert!(!again.stderr.contains('✓'), "it tells steps that it did not take: {again}");
     assert_eq!((cluster.pid("supervisor"), cluster.services()), (supervisor, services));
     cluster.terrarium("up --data-dir /srv/other").exits(4).complains(DATA_DIR).complains("[already-running]");
@@ -30,6 +30,7 @@ fn up_again_finds_the_cluster_running(cluster: &Cluster) {
 }
 
 fn status_is_one_json_document(cluster: &Cluster) {
+    cluster.eventually_runs(Duration::from_secs(60)); // a slow answer is none
     cluster.terrarium("status -o json").exits(0);
     let status = cluster.status();
     assert_eq!(status["running"], true);

@@ -25,8 +25,8 @@ fn a_killed_supervisor_is_started_again_and_takes_over(cluster: &Cluster) {
     namespace.kubectl("create configmap orphaned --from-literal=still=writable");
     answers(&namespace, &pod);
 
-    cluster.eventually_replaced("supervisor", supervisor, Duration::from_secs(5));
-    cluster.eventually_runs(Duration::from_secs(5));
+    cluster.eventually_replaced("supervisor", supervisor, Duration::from_secs(30));
+    cluster.eventually_runs(Duration::from_secs(60));
     assert_eq!((cluster.pid("guardian"), cluster.services()), (guardian, services));
     cluster.terrarium("logs supervisor").prints("guardian: the supervisor is gone");
     assert_eq!(namespace.json("get configmap orphaned")["data"]["still"], "writable");
@@ -35,8 +35,8 @@ fn a_killed_supervisor_is_started_again_and_takes_over(cluster: &Cluster) {
     // The new supervisor watches what it did not start.
     let containerd = cluster.pid("containerd");
     cluster.kill(&["containerd"]);
-    cluster.eventually_replaced("containerd", containerd, Duration::from_secs(10));
-    cluster.eventually_runs(Duration::from_secs(30));
+    cluster.eventually_replaced("containerd", containerd, Duration::from_secs(30));
+    cluster.eventually_runs(Duration::from_secs(60));
     is_the_same(&namespace, &pod);
 }
 
@@ -49,14 +49,14 @@ fn a_killed_guardian_is_started_again(cluster: &Cluster) {
     let outside = namespace_of("guardian");
     assert_ne!(outside, namespace_of("supervisor"));
     cluster.kill(&["guardian"]);
-    cluster.eventually_replaced("guardian", guardian, Duration::from_secs(6));
+    cluster.eventually_replaced("guardian", guardian, Duration::from_secs(30));
     assert_eq!(namespace_of("guardian"), outside, "it lives where `up` was called");
     assert_eq!((cluster.pid("supervisor"), cluster.services()), (supervisor, services));
 
     // The new one does what the first did.
     cluster.kill(&["supervisor"]);
-    cluster.eventually_replaced("supervisor", supervisor, Duration::from_secs(5));
-    cluster.eventually_runs(Duration::from_secs(10));
+    cluster.eventually_replaced("supervisor", supervisor, Duration::from_secs(30));
+    cluster.eventually_runs(Duration::from_secs(60));
 }
 
 fn when_both_are_killed_the_next_command_starts_them_again(cluster: &Cluster) {
@@ -65,7 +65,7 @@ fn when_both_are_killed_the_next_command_starts_them_again(cluster: &Cluster) {
     for command in ["status", "kubectl get nodes", "logs kubelet --tail 1"] {
         cluster.kill(&["guardian", "supervisor"]);
         cluster.terrarium(command).complains("neither guardian nor supervisor was there");
-        cluster.eventually_runs(Duration::from_secs(10));
+        cluster.eventually_runs(Duration::from_secs(60));
         assert_eq!(cluster.services(), services);
     }
     is_the_same(&namespace, &pod);
@@ -80,7 +80,7 @@ fn a_killed_component_is_started_again(cluster: &Cluster) {
         namespace.kubectl(&format!("create configmap before-{component} --from-literal=kept=yes"));
         cluster.kill(&[component]);
         cluster.eventually_replaced(component, killed, Duration::from_secs(30));
-        cluster.eventually_runs(Duration::from_secs(30));
+        cluster.eventually_runs(Duration::from_secs(60));
         assert_eq!(namespace.json(&format!("get configmap before-{component}"))["data"]["kept"], "yes");
         is_the_same(&namespace, &pod);
         answers(&namespace, &pod);
@@ -112,7 +112,7 @@ fn a_component_that_ends_again_and_again_is_told(cluster: &Cluster) {
     for _ in 0..3 {
         let pid = cluster.pid("kubelet");
         cluster.kill(&["kubelet"]);
-        cluster.eventually_replaced("kubelet", pid, Duration::from_secs(20));
+        cluster.eventually_replaced("kubelet", pid, Duration::from_secs(30));
     }
     let told = kubelet(&cluster.status());
     assert_eq!(told["restarts"].as_u64(), Some(before + 3), "{told}");

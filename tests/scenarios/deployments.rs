@@ -36,7 +36,7 @@ fn a_deployment_is_scaled_rolled_out_anew_and_deleted(cluster: &Cluster) {
     assert_eq!(links.iter().collect::<BTreeSet<_>>().len(), 5, "{links:?}");
     namespace.kubectl("delete deployment/web --timeout=60s");
     namespace.kubectl("wait pod -l app=web --for=delete --timeout=60s");
-    eventually(Duration::from_secs(10), || {
+    eventually(Duration::from_secs(60), || {
         let all = cluster.sh("ip -o link; ip route").ok()?;
         let gone = |name: &str| !all.split([' ', ':', '@']).any(|word| word == name);
         let left: Vec<&String> = links.iter().filter(|link| !gone(link)).collect();

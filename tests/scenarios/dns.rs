@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::{Cluster, Namespace, eventually};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ const SERVER: &str = "10.43.0.10";
 fn names_of_the_cluster_resolve_in_a_pod(cluster: &Cluster) {
     let namespace = cluster.namespace("dns-names");
     namespace.apply(NAMES);
-    namespace.kubectl("rollout status statefulset/peers --timeout=60s");
+    namespace.kubectl("rollout status statefulset/peers --timeout=120s");
     let front = namespace.json("get service front")["spec"]["clusterIP"].as_str().expect("a ClusterIP").to_owned();
     let peers = ["peers-0", "peers-1"].map(|name| namespace.pod(name).address.to_string());
     let mut both = peers.clone();
@@ -69,7 +69,7 @@ fn names_of_the_cluster_resolve_in_a_pod(cluster: &Cluster) {
     ];
     // What is ready is told to CoreDNS a moment later.
     let mut attempt = 0;
-    eventually(Duration::from_secs(30), || {
+    eventually(Duration::from_secs(90), || {
         attempt += 1;
         let questions: Vec<_> = expected.iter().map(|(question, _)| *question).collect();
         let answers = resolve(&namespace, &format!("asker-{attempt}"), &questions);
@@ -128,11 +128,14 @@ fn names_of_the_outside_are_asked_of_the_sandboxs_resolver(cluster: &Cluster) {
     }
     let namespace = cluster.namespace("dns-outside");
     let server = NameServer::at(cluster.outside());
-    let questions = ["a:printer.corp.test", "a:printer.corp.test", "a:nobody.corp.test"];
+    let mut questions = ["a:printer.corp.test"; 11];
+    questions[10] = "a:nobody.corp.test";
     let (answers, asked) = server.serve_while(|| resolve(&namespace, "asker", &questions));
     assert_eq!(answers["a:printer.corp.test"], "192.0.2.77", "{answers:?}");
     assert_eq!(answers["a:nobody.corp.test"], "error: no such host", "{answers:?}");
-    assert_eq!(asked.iter().filter(|name| *name == "printer.corp.test").count(), 1, "what is known is kept: {asked:?}");
+    // A question whose answer takes its time is asked again.
+    let times = asked.iter().filter(|name| *name == "printer.corp.test").count();
+    assert!((1..=3).contains(&times), "what is known is kept: {asked:?}");
     assert!(!asked.iter().any(|name| name.ends_with("cluster.local")), "names of the cluster leak: {asked:?}");
 
     // So do the programs that pull images. Before 2026-07 nobody can join a user namespace to try it.
@@ -187,11 +190,8 @@ fn a_killed_name_server_is_started_again(cluster: &Cluster) {
     cluster.up();
     let killed = cluster.pid("coredns");
     cluster.kill(&["coredns"]);
-    cluster.eventually_replaced("coredns", killed, Duration::from_secs(10));
-    eventually(Duration::from_secs(20), || match ask_on_the_node(cluster, "kubernetes.default.svc.cluster.local") {
-        answer if answer == "10.43.0.1" => Ok(()),
-        other => Err(other),
-    });
+    cluster.eventually_replaced("coredns", killed, Duration::from_secs(30));
+    answers_on_the_node(cluster);
     let namespace = cluster.namespace("dns-killed");
     let answers = resolve(&namespace, "asker", &["a:kubernetes.default"]);
     assert_eq!(answers["a:kubernetes.default"], "10.43.0.1");
@@ -223,9 +223,11 @@ time.sleep(100)' & local=$!
         terrarium up; code=$?; kill $local; exit $code";
     cluster.sh(script).succeeds();
     let namespace = cluster.namespace("dns-nowhere");
-    let start = Instant::now();
     let answers = resolve(&namespace, "asker", &["a:example.org", "a:kubernetes.default", "ptr:192.0.2.1"]);
-    assert!(start.elapsed() < Duration::from_secs(30), "somebody waited for an answer: {answers:?}");
+    let asker = namespace.json("get pod asker")["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+    let at = |key: &str| format!("$(date -d {} +%s)", asker[key].as_str().expect("a time"));
+    let took = cluster.sh(&format!("echo $(({} - {}))", at("finishedAt"), at("startedAt"))).succeeds().stdout;
+    assert!(took.trim().parse::<u32>().is_ok_and(|seconds| seconds < 20), "somebody waited {took} s: {answers:?}");
     assert_eq!(answers["a:example.org"], "error: no such host");
     assert_eq!(answers["ptr:192.0.2.1"], "error: no such host");
     assert_eq!(answers["a:kubernetes.default"], "10.43.0.1");
@@ -286,7 +288,10 @@ print('.'.join(map(str, answer[-4:])) if answer[7] else 'code %d' % (answer[3] &
 
 #[track_caller]
 fn answers_on_the_node(cluster: &Cluster) {
-    assert_eq!(ask_on_the_node(cluster, "kubernetes.default.svc.cluster.local"), "10.43.0.1");
+    eventually(Duration::from_secs(20), || match ask_on_the_node(cluster, "kubernetes.default.svc.cluster.local") {
+        answer if answer == "10.43.0.1" => Ok(()),
+        other => Err(other),
+    });
 }
 
 fn restarts(cluster: &Cluster) -> Option<u64> {

@@ -29,7 +29,9 @@ fn init_containers_and_sidecars_come_in_order(cluster: &Cluster) {
         "trap 'echo sidecar ends >>/log/log; cat /log/log; exit 0' TERM; echo sidecar >>/log/log; while :; do sleep 0.1; done",
     );
     sidecar["restartPolicy"] = json!("Always");
-    sidecar["startupProbe"] = json!({"exec": {"command": ["/bin/grep", "sidecar", "/log/log"]}, "periodSeconds": 1});
+    let started = json!({"command": ["/bin/grep", "sidecar", "/log/log"]});
+    sidecar["startupProbe"] =
+        json!({"exec": started, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 30});
     let mut second = shell("second", "echo second >>/log/log");
     let mut main = shell("main", "echo main >>/log/log");
     [&mut first, &mut sidecar, &mut second, &mut main].into_iter().for_each(log);
@@ -56,7 +58,7 @@ fn hooks_run_after_the_start_and_before_the_end(cluster: &Cluster) {
     namespace.apply(&pod_with_hooks.to_string());
     namespace.apply(&pod("broken", &[broken]).to_string());
     namespace.wait("pod/hooks", "condition=Ready");
-    namespace.kubectl("delete pod hooks --timeout=20s");
+    namespace.kubectl("delete pod hooks --timeout=60s");
     cluster.sh("cat /srv/hooks/log && rm -r /srv/hooks").succeeds().prints("started\nstops\ntold\n");
     says(&namespace, "PostStartHook failed");
     ends(&namespace, "broken", "Failed");
@@ -67,7 +69,7 @@ fn a_container_that_does_not_end_is_killed_after_its_grace(cluster: &Cluster) {
     let deaf =
         shell("main", "trap 'echo -n heard >/dev/termination-log' TERM; echo ready; while :; do sleep 0.1; done");
     let mut pod = pod("deaf", &[deaf]);
-    pod["spec"]["terminationGracePeriodSeconds"] = json!(2);
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(5);
     // So that its end can be seen, it is not gone at once.
     pod["metadata"]["finalizers"] = json!(["scenarios.terrarium/look"]);
     namespace.apply(&pod.to_string());
@@ -143,11 +145,11 @@ fn a_program_that_is_not_there_is_told(cluster: &Cluster) {
 
 /// gVisor ends nobody for want of memory: the count that Linux would have is put before the shim, by a mount over the
 /// container's cgroup, and the process is killed as Linux would kill it.
-const KILL: &str = r#"pid=$(pgrep -f '^sleep 4712$') && group=$(sed -n 's/^[0-9]*:memory://p' /proc/$pid/cgroup) &&
+const KILL: &str = r#"until pid=$(pgrep -f '^sleep 4712$'); do sleep 0.1; done; group=$(sed -n 's/^[0-9]*:memory://p' /proc/$pid/cgroup) &&
     group=/sys/fs/cgroup/memory$group && mount -t tmpfs none $group &&
     printf 'oom_kill_disable 0\nunder_oom 0\noom_kill 1\n' >$group/memory.oom_control &&
     exit=/run/containerd/io.containerd.runtime.v2.task/k8s.io/${group##*/}/exit.json && kill -9 $pid &&
-    { for n in $(seq 1000); do [ -e $exit ] && break; sleep 0.02; done; umount $group; [ -e $exit ]; }"#;
+    { for n in $(seq 1000); do [ -e $exit ] && seen=1 && break; sleep 0.02; done; umount -l $group && [ "$seen" ]; }"#;
 
 fn the_kernels_kill_for_want_of_memory_is_told(cluster: &Cluster) {
     let namespace = cluster.namespace("endings-memory");
@@ -171,7 +173,7 @@ fn limits_are_changed_in_place(cluster: &Cluster) {
         json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "10m", "memory": "8Mi"}});
     namespace.apply(&pod("limits", &[container]).to_string());
     namespace.wait("pod/limits", "condition=Ready");
-    let files = r#"pid=$(pgrep -f '^sleep 4713$'); at() { sed -n "s/^[0-9]*:$1://p" /proc/$pid/cgroup; }
+    let files = r#"until pid=$(pgrep -f '^sleep 4713$'); do sleep 0.1; done; at() { sed -n "s/^[0-9]*:$1://p" /proc/$pid/cgroup; }
         cat /sys/fs/cgroup/cpu$(at cpu)/cpu.cfs_quota_us /sys/fs/cgroup/memory$(at memory)/memory.limit_in_bytes"#;
     let containerd = cluster.pid("containerd").expect("it runs").to_string();
     let limits = || cluster.run(["nsenter", "-t", &containerd, "-m", "bash", "-c", files]).succeeds().stdout;

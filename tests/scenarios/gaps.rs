@@ -231,7 +231,7 @@ fn pods_fail_without(cluster: &Cluster, gap: &str, words: &[&str]) {
     cluster.terrarium(&format!("up --remedy {gap}=none --data-dir /srv/gap")).succeeds();
     let namespace = cluster.namespace("gap");
     namespace.apply(WEB);
-    eventually(Duration::from_secs(30), || match namespace.kubectl("get events") {
+    eventually(Duration::from_secs(90), || match namespace.kubectl("get events") {
         events if words.iter().all(|words| events.contains(words)) => Ok(()),
         events => Err(events),
     });
@@ -242,10 +242,13 @@ fn pods_fail_without(cluster: &Cluster, gap: &str, words: &[&str]) {
 /// Tries to start a cluster without the gap's remedy: the component's log must have these words. Returns what `up` said.
 pub fn fails_without(cluster: &Cluster, gap: &str, component: &str, words: &str) -> String {
     let data_dir = "/srv/gap";
-    let up = cluster.terrarium(&format!("up --wait 40s --remedy {gap}=none --data-dir {data_dir}"));
+    let up = cluster.terrarium(&format!("up --wait 90s --remedy {gap}=none --data-dir {data_dir}"));
     assert_ne!(up.code, 0, "{up}");
-    let log = cluster.run(["sh", "-c", &format!("cat {data_dir}/logs/{component}*")]).stdout;
-    assert!(log.contains(words) || up.stderr.contains(words), "{up}\n{component}: {log}");
+    eventually(Duration::from_secs(60), || {
+        let log = cluster.run(["sh", "-c", &format!("cat {data_dir}/logs/{component}*")]).stdout;
+        let is_told = log.contains(words) || up.stderr.contains(words);
+        if is_told { Ok(()) } else { Err(format!("{up}\n{component}: {log}")) }
+    });
     // Not waiting any more is not giving up: it may be still trying.
     cluster.terrarium(&format!("down --purge --data-dir {data_dir}")).succeeds();
     up.stderr

@@ -31,7 +31,7 @@ fn a_pod_has_the_nodes_address_and_answers_by_its_service(cluster: &Cluster) {
     let [address, port] = [&service["spec"]["clusterIP"], &service["spec"]["ports"][0]["nodePort"]];
     let address: Ipv4Addr = address.as_str().expect("an address").parse().expect("of IPv4");
     assert!(address.is_loopback(), "{address}");
-    cluster.sh(&format!("curl -sS --max-time 10 http://{address}/healthz")).succeeds();
+    eventually(SOON, || cluster.sh(&format!("curl -sS --max-time 10 http://{address}/healthz")).ok());
     let targets = [
         "tcp=http://web/healthz".to_owned(),
         format!("node-port=http://{}:{port}/healthz", cluster.address()),
@@ -62,7 +62,11 @@ fn two_pods_do_not_get_the_same_port(cluster: &Cluster) {
             namespace.kubectl("get events --field-selector reason=FailedScheduling -o jsonpath={.items[*].message}");
         if events.contains("didn't have free ports") { Ok(()) } else { Err(events) }
     });
-    let placed = namespace.kubectl("get pods -o jsonpath={.items[*].spec.nodeName}");
+    // The first one may be bound after the second one's event.
+    let placed = eventually(SOON, || {
+        let placed = namespace.kubectl("get pods -o jsonpath={.items[*].spec.nodeName}");
+        if placed.trim().is_empty() { Err("no Pod is placed".to_owned()) } else { Ok(placed) }
+    });
     assert_eq!(placed.split_whitespace().count(), 1, "{placed}");
     namespace.kubectl("delete deployment web --cascade=foreground");
 }

@@ -25,9 +25,9 @@ fn a_host_port_leads_to_its_pod_from_everywhere(cluster: &Cluster) {
     let node = cluster.address();
     for host in [node.to_string(), "127.0.0.1".to_owned()] {
         eventually(SOON, || cluster.sh(&format!("{CURL} http://{host}:8180/healthz")).ok());
-        cluster.run(["bash", "-c", &udp(&format!("{host}/8180"))]).succeeds().prints("web-");
+        eventually(SOON, || cluster.sh(&format!("{} | grep web-", udp(&format!("{host}/8180")))).ok());
     }
-    let from_outside = http(SocketAddr::from((node, 8_180))).expect("an answer from outside");
+    let from_outside = eventually(SOON, || http(SocketAddr::from((node, 8_180))).map_err(|error| error.to_string()));
     assert!(from_outside.contains("ok"), "{from_outside}");
     namespace.apply(&reacher("other", &[&format!("http://{node}:8180/healthz"), &format!("udp://{node}:8180")]));
     assert_reached(&namespace, "other", 2);
@@ -59,7 +59,7 @@ fn what_cannot_be_had_keeps_a_pod_from_starting_and_is_told(cluster: &Cluster) {
         ("taken", "host port 0.0.0.0:10250/TCP cannot be had: a program on the node has"),
         ("sctp", "host port 8182/SCTP: only TCP and UDP"),
     ] {
-        eventually(Duration::from_secs(30), || {
+        eventually(Duration::from_secs(90), || {
             let events = namespace.kubectl(&format!("get events --field-selector involvedObject.name={name}"));
             if events.contains(words) { Ok(()) } else { Err(events) }
         });
@@ -80,14 +80,14 @@ fn host_ports_go_on_after_their_proxy_was_killed(cluster: &Cluster) {
 
     let before = cluster.pid("netd");
     cluster.kill(&["netd"]);
-    cluster.eventually_replaced("netd", before, Duration::from_secs(20));
+    cluster.eventually_replaced("netd", before, Duration::from_secs(30));
     eventually(SOON, || cluster.sh(&format!("{CURL} {url}")).ok());
 
     // A Pod that goes while there is no proxy leaves nothing to the next one.
     let before = cluster.pid("netd");
     cluster.kill(&["netd"]);
     namespace.kubectl("delete pod web --wait=true");
-    cluster.eventually_replaced("netd", before, Duration::from_secs(20));
+    cluster.eventually_replaced("netd", before, Duration::from_secs(30));
     cluster.sh("ls /run/terrarium/netd/hostports | grep -c . ").exits(1);
 }
 

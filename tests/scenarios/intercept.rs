@@ -51,8 +51,9 @@ fn a_programs_calls_are_changed_by_rules(cluster: &Cluster) {
 fn what_is_wrong_with_rules_is_told_before_anything_is_done(cluster: &Cluster) {
     place(cluster, r#"{"redirect": [{"from": "/a", "to": "/srv/intercept/nowhere"}]}"#);
     let exec = "terrarium exec --intercept /srv/intercept/rules --";
-    let said = cluster.sh(&format!("{exec} true")).exits(1);
+    let said = cluster.sh(&format!("{exec} true")).exits(4).complains("[rules-wrong]");
     said.complains("/srv/intercept/rules: redirect[0].to: /srv/intercept/nowhere: No such file or directory");
+    cluster.sh("terrarium exec --intercept /no/such/rules -- true").exits(4).complains("/no/such/rules: No such file");
     cluster.sh("test -e /run/terrarium/exec").exits(1);
     place(cluster, RULES);
     cluster.sh(&format!("{exec} /no/such/program")).exits(127).complains("cannot run /no/such/program");
@@ -79,9 +80,13 @@ fn a_signal_before_there_is_a_program_ends_exec(cluster: &Cluster) {
     let before = Marks::of(cluster);
     for exec in ["terrarium exec", WITH_FILES] {
         let script = format!(
-            "{exec} -- touch /tmp/ran & exec=$!
-            for _ in $(seq 1000); do test -d /run/terrarium/exec && break; sleep 0.005; done
-            kill -INT $exec; wait $exec; code=$?; test ! -e /tmp/ran || exit 9; exit $code"
+            "for _ in $(seq 10); do
+                {exec} -- touch /tmp/ran & exec=$!
+                for _ in $(seq 1000); do test -d /run/terrarium/exec && break; sleep 0.005; done
+                kill -INT $exec; wait $exec; code=$?
+                # Else the program was quicker than the signal.
+                test -e /tmp/ran || exit $code; rm /tmp/ran
+            done; exit 9"
         );
         cluster.sh(&script).exits(128 + 2);
         Marks::of(cluster).assert_same_as(&before);
@@ -110,6 +115,13 @@ fn a_program_has_cgroup_files_that_the_sandbox_lacks(cluster: &Cluster) {
         for _ in $(seq 100); do pgrep -f '^[^ ]*terrarium cgroupfs' || break; sleep 0.1; done; terrarium exec -- true"
     );
     cluster.sh(&left).succeeds();
+    // One that is quicker than whoever kills it is out of order the next time.
+    let out_of_order = format!(
+        "touch /tmp/killing; while test -e /tmp/killing; do pkill -9 -f '^[^ ]*terrarium cgroupfs'; done &
+        for _ in $(seq 10); do timeout 30 {WITH_FILES} -- true; code=$?; test $code = 0 || break; done
+        rm /tmp/killing; wait; exit $code"
+    );
+    cluster.sh(&out_of_order).exits(1).complains("[cgroup-files-fail]");
     Marks::of(cluster).assert_same_as(&before);
 }
 

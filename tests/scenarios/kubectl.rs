@@ -86,7 +86,7 @@ fn attach_joins_input_and_output(cluster: &Cluster) {
         assert!(attached.stdout.contains(words), "{attached}");
     }
     assert_eq!(namespace.kubectl("logs shell"), "begins\nheard one\nheard two\nover\n");
-    eventually(Duration::from_secs(10), || {
+    eventually(Duration::from_secs(60), || {
         let status = container_status(&namespace, "shell", "main");
         if status["state"]["terminated"]["exitCode"] == 3 { Ok(()) } else { Err(status.to_string()) }
     });

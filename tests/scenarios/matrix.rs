@@ -68,7 +68,7 @@ fn port_forward_leads_to_a_pod(cluster: &Cluster) {
     web(cluster);
     let script = "
         terrarium kubectl -n matrix port-forward pod/web 8180:8080 >/tmp/forward.log 2>&1 & forward=$!
-        for _ in $(seq 200); do grep -q 'Forwarding from 127.0.0.1' /tmp/forward.log && break; sleep 0.05; done
+        for _ in $(seq 1200); do grep -q 'Forwarding from 127.0.0.1' /tmp/forward.log && break; sleep 0.05; done
         curl -sS --max-time 10 http://127.0.0.1:8180/healthz
         code=$?; kill $forward; wait $forward; cat /tmp/forward.log >&2; rm /tmp/forward.log; exit $code";
     cluster.sh(script).succeeds().prints("ok\n");
@@ -106,10 +106,15 @@ fn the_control_plane_alone_serves_the_api(cluster: &Cluster) {
     namespace.apply(PLANTS);
     namespace.wait("crd/plants.scenarios.terrarium", "condition=Established");
     let plant = "apiVersion: scenarios.terrarium/v1\nkind: Plant\nmetadata: {name: moss}\nspec: {height: 0}\n";
-    namespace.try_apply(plant).exits(1).complains("should be greater than or equal to 1");
+    // It is served a moment later.
+    let refused = eventually(Duration::from_secs(30), || match namespace.try_apply(plant) {
+        ran if ran.stderr.contains("should be greater than or equal to 1") => Ok(ran),
+        ran => Err(ran.to_string()),
+    });
+    refused.exits(1);
     namespace.try_kubectl("get pods --as jane").exits(1).complains("User \"jane\" cannot list resource \"pods\"");
     namespace.apply(READER_ROLE);
-    eventually(Duration::from_secs(10), || namespace.try_kubectl("get pods --as jane").ok());
+    eventually(Duration::from_secs(30), || namespace.try_kubectl("get pods --as jane").ok());
     namespace.kubectl("create configmap ghost --from-literal=a=b --dry-run=server");
     namespace.try_kubectl("get configmap ghost").exits(1);
     namespace.keep();
@@ -134,7 +139,7 @@ fn exec_passes_on_exit_codes_and_signals(cluster: &Cluster) {
     cluster.run(["terrarium", "exec", "--", "sh", "-c", "kill -KILL $$"]).exits(128 + 9);
     let script = "
         terrarium exec -- sh -c 'trap \"echo told; exit 5\" TERM; echo runs; while :; do sleep 0.1; done' >/tmp/said & exec=$!
-        for _ in $(seq 200); do grep -q runs /tmp/said && break; sleep 0.1; done
+        for _ in $(seq 600); do grep -q runs /tmp/said && break; sleep 0.1; done
         kill -TERM $exec; wait $exec; code=$?; cat /tmp/said; rm /tmp/said; exit $code";
     cluster.sh(script).exits(5).prints("told");
     Marks::of(cluster).assert_same_as(&before);
@@ -144,7 +149,7 @@ fn what_a_killed_exec_leaves_the_next_one_clears_up(cluster: &Cluster) {
     let before = Marks::of(cluster);
     let script = "
         terrarium exec -- sh -c 'echo $$ >/tmp/pid; exec sleep 600' & exec=$!
-        for _ in $(seq 200); do test -s /tmp/pid && break; sleep 0.1; done
+        for _ in $(seq 600); do test -s /tmp/pid && break; sleep 0.1; done
         kill -9 $exec; kill -9 $(cat /tmp/pid); wait $exec; rm /tmp/pid; test -e /run/terrarium/exec";
     cluster.sh(script).succeeds();
     cluster.run(["terrarium", "exec", "--", "true"]).succeeds();

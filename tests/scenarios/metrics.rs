@@ -1,9 +1,11 @@
-//! What Pods use, as `kubectl top` tells it and an autoscaler follows it.
+//! What Pods use, as `kubectl top` and the kubelet itself tell it, and an autoscaler follows it.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, Namespace, eventually};
+
+use crate::resources::ask_kubelet;
 
 crate::stories! {
     Shared in NODES:
@@ -23,11 +25,18 @@ const AUTOSCALED: &str = include_str!("../manifests/autoscaled.yaml");
 
 const API: &str = "/apis/metrics.k8s.io/v1beta1";
 
-/// How long the server may take until it serves, after the node is Ready.
-const SOON: Duration = Duration::from_secs(30);
+/// What Prometheus reads of a kubelet about Pods.
+const SCRAPED: [&str; 2] = ["metrics/cadvisor", "metrics/resource"];
+
+/// How long the server may take until it serves, after the node is Ready: where it does not at first, the API server asks
+/// again after half a minute and more.
+const SOON: Duration = Duration::from_secs(120);
 
 /// Figures of a new Pod take two rounds of metrics-server and one of the kubelet.
 const FIGURES: Duration = Duration::from_secs(90);
+
+/// For so long at least a process is looked at to say what it has of a core now.
+const RECENT: Duration = Duration::from_secs(30);
 
 /// An autoscaler looks every 15 s, and ignores a Pod until its figures are of a time when it was ready.
 const SCALED: Duration = Duration::from_secs(150);
@@ -63,18 +72,44 @@ fn top_tells_what_pods_use(cluster: &Cluster) {
     namespace.apply(USES);
     namespace.wait("pod/burns", "condition=Ready");
     namespace.wait("pod/holds", "condition=Ready");
-    // A whole core, or what others leave of it.
-    let (start, had) = (Instant::now(), ticks_of_burner(cluster));
-    eventually(FIGURES, || {
+    // A whole core, or what others leave of it, in thousandths.
+    let look = || (Instant::now(), ticks_of_burner(cluster));
+    let least = |(start, had): (Instant, u64)| {
         let share = u128::from(ticks_of_burner(cluster) - had) * 10_000 / start.elapsed().as_millis();
-        let least = u64::try_from(share.min(1000) * 9 / 10).expect("it is below 1000");
-        within(&namespace, "burns", least..=1100, 0..=50)
+        u32::try_from(share.min(1000) * 9 / 10).expect("it is below 1000")
+    };
+    // What `top` tells is of the last moments: what others left of the core may have been more before.
+    let mut looks = vec![look()];
+    eventually(FIGURES, || {
+        looks.push(look());
+        let recent = looks.iter().rfind(|(at, _)| at.elapsed() > RECENT).unwrap_or(&looks[0]);
+        within(&namespace, "burns", least(*recent).into()..=1100, 0..=50)
     });
+    let cpu = |path| scraped(&namespace, path, "container_cpu_usage_seconds_total", "burns");
+    let before = SCRAPED.map(|path| eventually(FIGURES, || Ok((look(), cpu(path)?))));
     eventually(FIGURES, || within(&namespace, "holds", 0..=100, 190..=240));
-    let node = cluster.kubectl("top node --no-headers");
-    let [cpu, memory] = figures(&node, [1, 3]).unwrap_or_else(|| panic!("no figures: {node}"));
-    let [burns, _] = figures(&namespace.kubectl("top pod burns --no-headers"), [1, 2]).unwrap_or_default();
-    assert!(cpu >= burns && memory >= 400, "the node uses what its Pods and components do: {node}");
+    for (path, (start, (had, then))) in SCRAPED.into_iter().zip(before) {
+        eventually(FIGURES, || {
+            let (has, now) = cpu(path)?;
+            let share = 1000.0 * (has - had) / (now - then);
+            let is_true = (least(start).into()..=1100.0).contains(&share);
+            if is_true { Ok(()) } else { Err(format!("{path}: {share} thousandths of a core")) }
+        });
+        eventually(FIGURES, || {
+            let (bytes, _) = scraped(&namespace, path, "container_memory_working_set_bytes", "holds")?;
+            let is_true = (190.0..=240.0).contains(&(bytes / f64::from(1 << 20)));
+            if is_true { Ok(()) } else { Err(format!("{path}: {bytes} bytes")) }
+        });
+    }
+    // The node uses what its Pods and components do, once both figures are of the same time.
+    eventually(FIGURES, || {
+        let node = cluster.try_kubectl("top node --no-headers").ok()?;
+        let pod = namespace.try_kubectl("top pod burns --no-headers").ok()?;
+        match (figures(&node, [1, 3]), figures(&pod, [1, 2])) {
+            (Some([cpu, memory]), Some([burns, _])) if cpu >= burns && memory >= 400 => Ok(()),
+            _ => Err(format!("the node uses less than its Pods: {node}{pod}")),
+        }
+    });
 }
 
 fn an_autoscaler_follows_the_load(cluster: &Cluster) {
@@ -104,8 +139,10 @@ fn an_autoscaler_follows_the_load(cluster: &Cluster) {
 fn a_killed_metrics_server_comes_back(cluster: &Cluster) {
     eventually(SOON, || is_served(cluster));
     let killed = cluster.pid("metrics-server");
+    let services = cluster.services();
     cluster.kill(&["metrics-server"]);
-    assert_eq!(cluster.status()["running"], true, "the rest does without it");
+    cluster.eventually_runs(Duration::from_secs(60));
+    assert_eq!(cluster.services(), services, "the rest does without it");
     cluster.eventually_replaced("metrics-server", killed, SOON);
     eventually(SOON, || is_served(cluster));
 
@@ -172,6 +209,20 @@ fn within(
         Some([uses, has]) if cpu.contains(&uses) && memory.contains(&has) => Ok(()),
         _ => Err(format!("not {cpu:?} thousandths of a core and {memory:?} MiB: {top}")),
     }
+}
+
+/// A figure of the Pod's container as the kubelet tells it at this path, and of when that is, in seconds.
+fn scraped(namespace: &Namespace<'_>, path: &str, metric: &str, pod: &str) -> Result<(f64, f64), String> {
+    let said = ask_kubelet(namespace.cluster, path)?;
+    let labels = [("container", "sample"), ("namespace", namespace.name), ("pod", pod)];
+    let labels = labels.map(|(label, value)| format!("{label}=\"{value}\""));
+    let is_it = |line: &&str| line.starts_with(metric) && labels.iter().all(|label| line.contains(label));
+    let figures = said.lines().find(is_it).and_then(|line| line.rsplit_once("} ")?.1.split_once(' '));
+    let parsed = figures.and_then(|(figure, time)| Some((figure.parse().ok()?, time.parse::<f64>().ok()? / 1000.0)));
+    parsed.ok_or_else(|| {
+        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with(metric)).collect();
+        format!("{path} has no {metric} of {pod}'s container: {lines:#?}")
+    })
 }
 
 /// The figures in these columns, such as `998m` and `203Mi`.

@@ -98,8 +98,8 @@ fn the_next_up_opens_the_gate_again(cluster: &Cluster) {
     cluster.kill(&["gate"]);
     cluster.terrarium("status").exits(3).prints("gate           does not run");
     cluster.up();
-    cluster.eventually_replaced("gate", killed, Duration::from_secs(5));
-    cluster.eventually_runs(Duration::from_secs(5));
+    cluster.eventually_replaced("gate", killed, Duration::from_secs(30));
+    cluster.eventually_runs(Duration::from_secs(60));
     if cluster.kind().has_root() {
         reaches_the_outside(&web(cluster, "network-gate"));
     }

@@ -110,7 +110,6 @@ fn a_policy_that_goes_opens_again(cluster: &Cluster) {
     deny(&namespace);
     assert_reached([Asked::new(&namespace, "before", &web(server), false)]);
     namespace.kubectl("delete networkpolicy --all");
-    thread::sleep(SOON);
     assert_reached([Asked::new(&namespace, "after", &web(server), true)]);
 }
 
@@ -143,11 +142,18 @@ fn what_a_policy_cannot_have_is_told(cluster: &Cluster) {
 /// An event of this reason is there, soon.
 #[track_caller]
 fn assert_told(namespace: &Namespace<'_>, reason: &str) {
-    eventually(Duration::from_secs(10), || {
+    eventually(Duration::from_secs(60), || {
         let events = namespace.kubectl(&format!("get events --field-selector reason={reason} -o name"));
         if events.is_empty() { Err("no event".to_owned()) } else { Ok(()) }
     });
 }
+
+/// Looks whether the rules of policies are there, again and again. A table that changes as it is read is none.
+const WATCH: &str = r#"until [ -e /tmp/watched ]; do
+        saved=$(timeout 10 iptables-legacy-save -t nat) || continue
+        echo looked >>/tmp/looks
+        [[ $saved == *TERRARIUM-POLICY-IN* ]] || echo "$saved" >>/tmp/gone
+    done >/dev/null 2>&1 &"#;
 
 fn policies_hold_while_their_keeper_is_away(cluster: &Cluster) {
     cluster.up();
@@ -155,14 +161,20 @@ fn policies_hold_while_their_keeper_is_away(cluster: &Cluster) {
     let server = serve(&namespace, "server");
     deny(&namespace);
     assert_reached([Asked::new(&namespace, "before", &web(server), false)]);
-    let before = cluster.pid("netd");
-    cluster.kill(&["netd"]);
-    assert_reached([Asked::new(&namespace, "away", &web(server), false)]);
-    cluster.eventually_replaced("netd", before, Duration::from_secs(20));
+    // One that begins knows of no policy yet, and has them hold all the same.
+    cluster.sh(WATCH).succeeds();
+    for name in ["away", "away-again", "away-thrice"] {
+        cluster.sh(": >/tmp/looks").succeeds();
+        let before = cluster.pid("netd");
+        cluster.kill(&["netd"]);
+        assert_reached([Asked::new(&namespace, name, &web(server), false)]);
+        cluster.eventually_replaced("netd", before, Duration::from_secs(30));
+        cluster.sh("test -s /tmp/looks && ! cat /tmp/gone").succeeds();
+    }
     thread::sleep(SOON);
     assert_reached([Asked::new(&namespace, "back", &web(server), false)]);
     cluster.terrarium("down").succeeds();
-    cluster.sh("! iptables-legacy-save -t nat | grep TERRARIUM").succeeds();
+    cluster.sh("touch /tmp/watched; ! iptables-legacy-save -t nat | grep TERRARIUM").succeeds();
 }
 
 fn web(address: Ipv4Addr) -> String {
@@ -183,6 +195,8 @@ fn what_is_established_goes_on_under_a_new_policy(cluster: &Cluster) {
     let server = serve(&namespace, "server");
     namespace.kubectl("expose pod server --port 8080");
     let service = namespace.kubectl("get service server -o jsonpath={.spec.clusterIP}");
+    let served = format!("curl -sSf --max-time 5 http://{}:8080/healthz", service.trim());
+    eventually(Duration::from_secs(60), || cluster.sh(&served).ok());
     let addresses = [server.to_string(), service.trim().to_owned()];
     let connect: String =
         addresses.iter().zip(3..).map(|(to, fd)| format!("exec {fd}<>/dev/tcp/{to}/8080; ask {fd}; ")).collect();
@@ -231,11 +245,13 @@ impl<'a> Asked<'a> {
 #[track_caller]
 fn assert_reached<const N: usize>(asked: [Asked<'_>; N]) {
     for one in &asked {
-        let pod = pod(one.name, &json!({"role": one.role}), &["reach", "--within", "4s", &one.target], &json!([]));
+        // The first success ends it.
+        let within = if one.reaches { "30s" } else { "4s" };
+        let pod = pod(one.name, &json!({"role": one.role}), &["reach", "--within", within, &one.target], &json!([]));
         one.namespace.apply(&pod.to_string());
     }
     for one in &asked {
-        let log = eventually(Duration::from_secs(60), || {
+        let log = eventually(Duration::from_secs(120), || {
             let pod = one.namespace.json(&format!("get pod {}", one.name));
             let phase = pod["status"]["phase"].clone();
             let ended = phase == "Succeeded" || phase == "Failed";

@@ -1,5 +1,8 @@
 //! What Pods use and may use: cgroup files with true figures, limits that hold, and eviction.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::thread::sleep;
 use std::time::Duration;
 
 use harness::{Cluster, Namespace, eventually};
@@ -69,7 +72,7 @@ fn each_class_of_service_has_a_cgroup(cluster: &Cluster) {
     }
 }
 
-/// Containers to Pods, Pods to all Pods, and those to the node.
+/// Containers to Pods, Pods to classes of service, those to all Pods; and the node is its root cgroup.
 fn what_parts_use_adds_up(cluster: &Cluster) {
     let namespace = cluster.namespace("resources-sums");
     namespace.apply(USES);
@@ -86,21 +89,47 @@ fn what_parts_use_adds_up(cluster: &Cluster) {
         for pod in &pods {
             let parts = pod["containers"].as_array().into_iter().flatten().map(memory).sum::<u64>();
             // The sandbox's own process is a few hundred KiB.
-            near(&format!("containers of {}", pod["podRef"]), parts, memory(pod))?;
+            near(&format!("containers of {}", pod["podRef"]), parts, memory(pod), LITTLE_MEMORY)?;
         }
         let system = summary["node"]["systemContainers"].as_array().cloned().unwrap_or_default();
         let all = system.iter().find(|part| part["name"] == "pods").map(memory).unwrap_or_default();
-        near("all Pods", pods.iter().map(memory).sum(), all)?;
+        near("all Pods", pods.iter().map(memory).sum(), all, LITTLE_MEMORY)?;
         let node = memory(&summary["node"]);
         if node > all { Ok(()) } else { Err(format!("the node uses {node} bytes, its Pods {all}")) }
     });
-    // The kernel's side of the same: classes are parts of the whole.
-    let used = |cgroup: &str| {
-        let file = format!("exec -- cat /sys/fs/cgroup/memory/terrarium/kubepods{cgroup}/memory.usage_in_bytes");
-        cluster.terrarium(&file).succeeds().stdout.trim().parse::<u64>().expect("a number of bytes")
-    };
+    // The kernel's side of the same: classes are parts of the whole. Pods of before may be ending.
+    let used = |cgroup: &str| number(cluster, &format!("memory/terrarium/kubepods{cgroup}/memory.usage_in_bytes"));
     // None of these Pods is guaranteed its resources: those would be in the whole alone.
-    near("classes", used("/burstable") + used("/besteffort"), used("")).unwrap_or_else(|error| panic!("{error}"));
+    eventually(NOTICED, || near("classes", used("/burstable") + used("/besteffort"), used(""), LITTLE_MEMORY));
+    // The kubelet looks at each cgroup at another moment: figures of the same one are in the files alone.
+    eventually(NOTICED, || time_adds_up(cluster));
+    // Components and what files take are the node's and no Pod's, so Pods cannot add up to it. Its figures are the root
+    // cgroup's, for a moment after each look.
+    eventually(NOTICED, || {
+        let root = ["memory/memory.usage_in_bytes", "cpuacct/cpuacct.usage"].map(|file| number(cluster, file));
+        let node = summary(cluster)?["node"].clone();
+        let told = [&node["memory"]["usageBytes"], &node["cpu"]["usageCoreNanoSeconds"]];
+        let [memory, time] = told.map(|figure| figure.as_u64().unwrap_or_default());
+        near("memory of the node", memory, root[0], LITTLE_MEMORY)?;
+        near("time of the node", time, root[1], LITTLE_TIME)
+    });
+}
+
+/// What all Pods, and each part of them, had of the cores in ten seconds. Counters themselves do not add up: they go on
+/// counting what was removed below them.
+fn time_adds_up(cluster: &Cluster) -> Result<(), String> {
+    let before = times_of_pods(cluster)?;
+    sleep(Duration::from_secs(10));
+    let after = times_of_pods(cluster)?;
+    let had = |cgroup: &PathBuf| after[cgroup].saturating_sub(before.get(cgroup).copied().unwrap_or_default());
+    for whole in after.keys() {
+        let parts: Vec<u64> = after.keys().filter(|part| part.parent() == Some(whole)).map(had).collect();
+        if !parts.is_empty() {
+            near(&whole.display().to_string(), parts.iter().sum(), had(whole), LITTLE_TIME)?;
+        }
+    }
+    let all = had(&CPUACCT_OF_PODS.into());
+    if all > 1_000_000_000 { Ok(()) } else { Err(format!("one burns a core, and all had {all} ns in ten seconds")) }
 }
 
 fn a_pod_that_writes_too_much_is_evicted(cluster: &Cluster) {
@@ -177,12 +206,37 @@ fn killed_cgroup_files_come_back(cluster: &Cluster) {
     namespace.wait("pod/web", "condition=Ready");
 }
 
-/// Within five hundredths, or half a MiB for each of the small ones.
-fn near(what: &str, parts: u64, whole: u64) -> Result<(), String> {
-    let allowed = (whole / 20).max(512 << 10);
-    match parts.abs_diff(whole) <= allowed {
+/// The cgroup of all Pods, where time is counted.
+const CPUACCT_OF_PODS: &str = "/sys/fs/cgroup/cpuacct/terrarium/kubepods";
+
+/// The nanoseconds that this cgroup, and each below it, had of the cores so far.
+fn times_of_pods(cluster: &Cluster) -> Result<BTreeMap<PathBuf, u64>, String> {
+    let said = cluster.terrarium(&format!("exec -- grep -r --include=cpuacct.usage . {CPUACCT_OF_PODS}")).ok()?;
+    let time = |line: &str| {
+        let (cgroup, time) = line.split_once("/cpuacct.usage:")?;
+        Some((cgroup.into(), time.parse().ok()?))
+    };
+    said.lines().map(|line| time(line).ok_or_else(|| format!("no time: {line}"))).collect()
+}
+
+/// The number in this file of a cgroup.
+#[track_caller]
+fn number(cluster: &Cluster, file: &str) -> u64 {
+    let said = cluster.terrarium(&format!("exec -- cat /sys/fs/cgroup/{file}")).succeeds().stdout;
+    said.trim().parse().unwrap_or_else(|error| panic!("{file}: {error}: {said}"))
+}
+
+/// Half a MiB.
+const LITTLE_MEMORY: u64 = 512 << 10;
+
+/// A twentieth of a second, in nanoseconds.
+const LITTLE_TIME: u64 = 50_000_000;
+
+/// Within five hundredths, or so little.
+fn near(what: &str, parts: u64, whole: u64, little: u64) -> Result<(), String> {
+    match parts.abs_diff(whole) <= (whole / 20).max(little) {
         true => Ok(()),
-        false => Err(format!("{what}: {parts} bytes of {whole}")),
+        false => Err(format!("{what}: {parts} of {whole}")),
     }
 }
 
@@ -195,11 +249,15 @@ fn container<'a>(list: &'a Value, name: &str) -> &'a Value {
     list.as_array().into_iter().flatten().find(|one| one["name"] == name).unwrap_or(&Value::Null)
 }
 
+/// What the kubelet answers to this path.
+pub fn ask_kubelet(cluster: &Cluster, path: &str) -> Result<String, String> {
+    let node = cluster.try_kubectl("get nodes -o jsonpath={.items[0].metadata.name}").ok()?;
+    cluster.try_kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/{path}")).ok()
+}
+
 /// What the kubelet says that everything uses.
-fn summary(cluster: &Cluster) -> Result<Value, String> {
-    let node = cluster.json("get nodes")["items"][0]["metadata"]["name"].as_str().map(str::to_owned);
-    let node = node.ok_or("there is no node")?;
-    let said = cluster.try_kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).ok()?;
+pub fn summary(cluster: &Cluster) -> Result<Value, String> {
+    let said = ask_kubelet(cluster, "stats/summary")?;
     let summary: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
     if summary["node"]["memory"]["workingSetBytes"].is_u64() { Ok(summary) } else { Err(format!("no figures: {said}")) }
 }

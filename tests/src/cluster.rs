@@ -197,6 +197,16 @@ impl Cluster {
         });
     }
 
+    /// Waits until there are so many processes whose command line matches; one that is about to begin another program still
+    /// has its parent's. The brackets in `[k]ubelet` keep a pattern from matching the command that holds it.
+    #[track_caller]
+    pub fn eventually_counts(&self, pattern: &str, count: usize) {
+        eventually(Duration::from_secs(30), || match self.run(["pgrep", "-fc", pattern]).stdout.trim() {
+            found if found == count.to_string() => Ok(()),
+            found => Err(format!("there are {found} processes like {pattern}, not {count}")),
+        });
+    }
+
     /// Waits until all components run and the node says so.
     #[track_caller]
     pub fn eventually_runs(&self, limit: Duration) {

@@ -43,9 +43,8 @@ impl Kind {
         all.extend(builds().map(|kind| Self { root: RootKind::Overlay, ..kind }));
         all.push(Self { platform: Platform::Ptrace, ..Self::ORDINARY });
         all.extend(with(Privilege::Docker).chain(with(Privilege::Uid1000)));
-        for privilege in [Privilege::Full, Privilege::Uid1000] {
-            all.push(Self { privilege, deny: MOUNTS, ..Self::ORDINARY });
-        }
+        all.extend(builds().map(|kind| Self { deny: MOUNTS, ..kind }));
+        all.push(Self { privilege: Privilege::Uid1000, deny: MOUNTS, ..Self::ORDINARY });
         all.extend(builds().map(|kind| Self { deny: LINKS, ..kind }));
         all.push(Self { privilege: Privilege::Docker, deny: LINKS, ..Self::ORDINARY });
         all

@@ -3,15 +3,16 @@
 //!
 //! A scenario is a function that takes a [`Cluster`] and panics when something is not as it should be; the harness
 //! then tells how the cluster stands. Where each scenario takes place says its [`Stage`]: those that only use the
-//! cluster share one, those that stop or kill it have one of their own. In which kinds of sandboxes ([`Kind`]) it is
-//! played says its [`Scope`]; of the whole matrix a run plays a cut, unless the variable `MATRIX` says `full` or names a
-//! kind.
+//! cluster share one, those that stop or kill it have one of their own. As many as there are cores are played at a time, in
+//! different stages (`--test-threads`). In which kinds of sandboxes ([`Kind`]) it is played says its [`Scope`]; of the whole
+//! matrix a run plays a cut, unless the variable `MATRIX` says `full` or names a kind.
 //!
 //! Everything that a run leaves is in `target/scenarios/<time of the run>`, and `target/scenarios/latest` leads there.
 
 mod cluster;
 mod installation;
 mod kind;
+mod lanes;
 mod marks;
 mod matrix;
 mod namespace;

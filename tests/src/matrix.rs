@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use terrarium_testbed::{Gvisor, Platform, Privilege, RootKind};
 
+use crate::stage::Place;
 use crate::{Kind, Scenario};
 
 /// The kinds of sandboxes in which a scenario is played.
@@ -60,6 +61,9 @@ impl Scope {
 
     /// What no more than the build of gVisor decides; in the cut, played in the ordinary kind.
     pub const BUILDS: Self = Self { full: Kind::differs_in_build_only, cut: |kind| *kind == Kind::ORDINARY };
+
+    /// As above, and played in each build in the cut, too.
+    pub const EACH_BUILD: Self = Self { full: Kind::differs_in_build_only, cut: Kind::differs_in_build_only };
 }
 
 /// One of each choice, the others being as they are most often.
@@ -102,6 +106,12 @@ impl Extent {
 pub(crate) struct Play {
     pub(crate) scenario: Scenario,
     pub(crate) kind: Kind,
+}
+
+impl Play {
+    pub(crate) fn place(&self) -> Place {
+        Place { kind: self.kind, stage: self.scenario.stage }
+    }
 }
 
 /// What is played, kind after kind and in each stage after stage, and what is left out.

@@ -1,22 +1,28 @@
-//! One run of the scenarios: what of the matrix is played, the stages in turn, what is told at the end.
+//! One run of the scenarios: what of the matrix is played, in which lanes, what is told at the end.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs;
+use std::num::NonZero;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant, SystemTime};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use terrarium_testbed::{Error, Gvisor, check_host};
 
+use crate::lanes::Lanes;
 use crate::matrix::{Extent, Play, describe_left_out, select};
 use crate::results::{self, Outcome, Result as Played};
 use crate::stage::Stages;
 use crate::{Cluster, Kind, Scope, Stage, installation};
+
+/// A lane takes a core and two GiB of memory.
+const MOST_LANES: usize = 4;
 
 /// A story about a cluster.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +41,11 @@ pub struct Scenario {
 pub(crate) struct Lacking(pub(crate) String);
 
 thread_local! {
-    static STAGES: RefCell<Stages> = RefCell::default();
     /// Where the last panic was.
     static PLACE: RefCell<String> = RefCell::default();
 }
 
-/// Runs the scenarios that the command line asks for, in one kind of sandbox after the other, stage after stage.
+/// Runs the scenarios that the command line asks for; in a lane, one kind of sandbox after the other and stage after stage.
 pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     installation::point_at_runsc();
     let extent = match Extent::asked_for() {
@@ -55,8 +60,10 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
         PLACE.set(panic.location().map(ToString::to_string).unwrap_or_default());
     }));
     let mut arguments = Arguments::from_args();
-    // The stages belong to this thread, and one cluster is what two cores can carry.
-    arguments.test_threads = Some(1);
+    // Each scenario has a thread, and waits there for its turn.
+    let count =
+        arguments.test_threads.unwrap_or_else(|| available_parallelism().map_or(1, NonZero::get).min(MOST_LANES));
+    let lanes = Arc::new(Lanes::new(count.max(1)));
     for scenario in &mut scenarios {
         scenario.name = scenario.name.split_once("::").map_or(scenario.name, |(_, name)| name);
     }
@@ -64,36 +71,40 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     let obstacle = obstacle();
     let (told, played) = mpsc::channel();
     let (plays, left_out) = select(&scenarios, &Kind::all(), extent);
-    let trial = |play: &Play| {
+    arguments.test_threads = Some(plays.len());
+    let trial = |(number, play): (usize, &Play)| {
         let (play, artefacts, obstacle, told) = (*play, artefacts.clone(), obstacle.clone(), told.clone());
+        let lanes = Arc::clone(&lanes);
         let trial = Trial::ignorable_test(play.scenario.name, move || match obstacle {
             Some(Obstacle::Unfit(reason)) => Ok(Completion::ignored_with(reason)),
             Some(Obstacle::NotBuilt(reason)) => Err(Failed::from(reason)),
-            None => {
+            None => lanes.in_turn(number, play.place(), |stages| {
                 let start = Instant::now();
-                let result = perform(&play, &artefacts);
+                let result = perform(&play, stages, &artefacts);
                 let (outcome, completion) = match result {
                     Ok(()) => (Outcome::Passed, Ok(Completion::Completed)),
                     Err(Unplayed::Lacking(why)) => (Outcome::Lacking(why.clone()), Ok(Completion::ignored_with(why))),
-                    Err(Unplayed::Failed(failure)) => (Outcome::Failed, Err(Failed::from(failure))),
+                    Err(Unplayed::Failed(failure)) => {
+                        (Outcome::Failed(first_line(&failure).to_owned()), Err(Failed::from(failure)))
+                    }
                 };
                 let (kind, scenario, took) = (play.kind, play.scenario.name, start.elapsed());
                 // The receiver lives until the end of this function.
                 let _ = told.send(Played { kind, scenario, outcome, took });
                 completion
-            }
+            }),
         });
         if play.kind == Kind::ORDINARY { trial } else { trial.with_kind(play.kind.to_string()) }
     };
-    let trials = plays.iter().map(trial).collect();
+    let trials = plays.iter().enumerate().map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    STAGES.with_borrow_mut(Stages::leave);
+    lanes.leave();
     drop(told);
     let played: Vec<Played> = played.into_iter().collect();
     if !played.is_empty() {
+        eprint!("{}", describe_left_out(&left_out));
         tell(&played, &artefacts);
         write_results(played, plays.iter().chain(&left_out));
-        eprint!("{}", describe_left_out(&left_out));
     }
     conclusion.exit_code()
 }
@@ -139,21 +150,17 @@ enum Unplayed {
     Failed(String),
 }
 
-fn perform(play: &Play, artefacts: &Path) -> Result<(), Unplayed> {
-    let Play { scenario, kind } = play;
-    let stage = scenario.stage;
-    let cluster = STAGES
-        .with_borrow_mut(|stages| stages.enter(*kind, stage, scenario.name, artefacts))
-        .map_err(Unplayed::Failed)?;
-    let played = catch_unwind(AssertUnwindSafe(|| (scenario.story)(&cluster)));
+fn perform(play: &Play, stages: &mut Stages, artefacts: &Path) -> Result<(), Unplayed> {
+    let scenario = &play.scenario;
+    let cluster = stages.enter(play.place(), scenario.name, artefacts).map_err(Unplayed::Failed)?;
+    let played = catch_unwind(AssertUnwindSafe(|| (scenario.story)(cluster)));
     let result = played.map_err(|panic| match panic.downcast::<Lacking>() {
         Ok(lacking) => Unplayed::Lacking(lacking.0),
-        Err(panic) => Unplayed::Failed(failure(scenario, &cluster, &*panic)),
+        Err(panic) => Unplayed::Failed(failure(scenario, cluster, &*panic)),
     });
-    drop(cluster);
     // After a failure, what was killed may not be up again.
-    if stage == Stage::Own || matches!(stage, Stage::Harmed | Stage::Idle) && result.is_err() {
-        STAGES.with_borrow_mut(Stages::leave);
+    if scenario.stage == Stage::Own || matches!(scenario.stage, Stage::Harmed | Stage::Idle) && result.is_err() {
+        stages.leave();
     }
     result
 }
@@ -173,21 +180,30 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
 }
 
-/// Says how long each took, also in the run's directory.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// Says how long each took and, last, why some failed; also in the run's directory.
 fn tell(played: &[Played], artefacts: &Path) {
     let mut text = String::new();
+    let mut failures = String::new();
     for Played { kind, scenario, outcome, took } in played {
+        let kind = if *kind == Kind::ORDINARY { String::new() } else { format!("[{kind}] ") };
         let outcome = match outcome {
             Outcome::Passed => "ok     ",
-            Outcome::Failed => "FAILED ",
+            Outcome::Failed(why) => {
+                let _ = writeln!(failures, "failed: {kind}{scenario}: {why}");
+                "FAILED "
+            }
             Outcome::Lacking(_) => "lacking",
             Outcome::LeftOut => continue,
         };
-        let kind = if *kind == Kind::ORDINARY { String::new() } else { format!("[{kind}] ") };
         let _ = writeln!(text, "{:>6.1} s  {outcome}  {kind}{scenario}", took.as_secs_f64());
     }
     let all: Duration = played.iter().map(|result| result.took).sum();
-    let _ = writeln!(text, "{:>6.1} s  all; {}", all.as_secs_f64(), artefacts.display());
+    let _ = writeln!(text, "{:>6.1} s  in all lanes; {}", all.as_secs_f64(), artefacts.display());
+    text += &failures;
     eprint!("{text}");
     if let Err(error) = fs::write(artefacts.join("durations.txt"), text) {
         eprintln!("scenarios: cannot write to {}: {error}", artefacts.display());

@@ -1,7 +1,6 @@
 //! Where scenarios take place.
 
 use std::path::Path;
-use std::rc::Rc;
 
 use crate::{Cluster, Kind};
 
@@ -20,49 +19,55 @@ pub enum Stage {
     Own,
 }
 
-/// The one stage that is set up at a time: two clusters would take the CPU from each other.
+/// A stage in a kind of sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) kind: Kind,
+    pub(crate) stage: Stage,
+}
+
+impl Place {
+    /// Whether scenarios play there one after the other.
+    pub(crate) fn is_shared(self) -> bool {
+        self.stage != Stage::Own
+    }
+}
+
+/// The one stage that a lane has set up at a time.
 #[derive(Default)]
 pub(crate) struct Stages {
-    current: Option<(Kind, Stage, Result<Rc<Cluster>, String>)>,
+    current: Option<(Place, Result<Cluster, String>)>,
 }
 
 impl Stages {
     /// The cluster of the stage, set up if it is not there yet; its files go under `artefacts`.
-    pub(crate) fn enter(
-        &mut self,
-        kind: Kind,
-        stage: Stage,
-        scenario: &str,
-        artefacts: &Path,
-    ) -> Result<Rc<Cluster>, String> {
-        if let Some((set_kind, set_stage, cluster)) = &self.current
-            && (*set_kind, *set_stage) == (kind, stage)
-            && stage != Stage::Own
-        {
-            return cluster.clone();
+    pub(crate) fn enter(&mut self, place: Place, scenario: &str, artefacts: &Path) -> Result<&Cluster, String> {
+        if !place.is_shared() || self.current.as_ref().is_some_and(|(current, _)| *current != place) {
+            self.leave();
         }
-        self.leave();
-        let name = if stage == Stage::Own { scenario } else { stage.name() };
-        let mut name = name.replace("::", "-");
-        if kind != Kind::ORDINARY {
-            name = format!("{}-{name}", kind.directory());
-        }
-        let cluster = Cluster::in_new_sandbox(kind, &artefacts.join(name)).and_then(|cluster| {
-            if matches!(stage, Stage::Shared | Stage::Harmed) {
-                cluster.terrarium("up").ok().map_err(|failure| format!("{failure}\n{}", cluster.diagnosis()))?;
-            }
-            Ok(Rc::new(cluster))
-        });
-        self.current = Some((kind, stage, cluster.clone()));
-        cluster
+        let (_, cluster) = self.current.get_or_insert_with(|| (place, set_up(place, scenario, artefacts)));
+        cluster.as_ref().map_err(Clone::clone)
     }
 
     /// Keeps the logs of the current stage and removes its sandbox.
     pub(crate) fn leave(&mut self) {
-        if let Some((_, _, Ok(cluster))) = self.current.take() {
+        if let Some((_, Ok(cluster))) = self.current.take() {
             cluster.keep_logs();
         }
     }
+}
+
+fn set_up(Place { kind, stage }: Place, scenario: &str, artefacts: &Path) -> Result<Cluster, String> {
+    let name = if stage == Stage::Own { scenario } else { stage.name() };
+    let mut name = name.replace("::", "-");
+    if kind != Kind::ORDINARY {
+        name = format!("{}-{name}", kind.directory());
+    }
+    let cluster = Cluster::in_new_sandbox(kind, &artefacts.join(name))?;
+    if matches!(stage, Stage::Shared | Stage::Harmed) {
+        cluster.terrarium("up").ok().map_err(|failure| format!("{failure}\n{}", cluster.diagnosis()))?;
+    }
+    Ok(cluster)
 }
 
 impl Stage {
