@@ -1,9 +1,11 @@
 //! The codec against tables as kernels give them: gVisor's empty nat table, and made-up tables with others' chains,
 //! jumps and rules without targets.
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
-use super::entry::{ERROR_TARGET, NEXT_OFFSET_AT, get_u16};
+use super::entry::{ERROR_TARGET, NEXT_OFFSET_AT, get_u16, put_u16, target_offset};
 use super::*;
 
 const NAT_HOOKS: u32 = 0b11011; // prerouting, input, output, postrouting
@@ -45,6 +47,7 @@ fn ours(place: Place) -> Chain {
     let rules = vec![
         Match::protocol(Protocol::Tcp).from(net("10.42.0.0/24")).not_to(net("10.42.0.0/16")).then(Target::Return),
         Match::protocol(Protocol::Udp).to_ports(53..=53).then(Target::Redirect(10_260)),
+        Match::protocol(Protocol::Tcp).to_ports(80..=80).then(Target::Dnat([10, 42, 0, 5].into(), Some(8080))),
         Match::all().not_from(net("10.42.0.0/24")).then(Target::Drop),
     ];
     let jumps = vec![
@@ -55,12 +58,16 @@ fn ours(place: Place) -> Chain {
     Chain { name: CHAIN, jumps, place, rules }
 }
 
-/// What the kernel does with a table: counts, and hands it out again.
+/// What kernels do with a table: Linux counts, gVisor tells another length of DNAT targets, and both hand it out again.
 fn through_the_kernel(table: &Table) -> Table {
     let (layout, mut blob) = table.encode();
     let mut at = 0;
     while at < blob.len() {
         blob[at + 96] = 7; // packets of this entry
+        let target = at + target_offset(&blob[at..]);
+        if blob[target + 2..].starts_with(b"DNAT\0") {
+            put_u16(&mut blob, target, 72);
+        }
         at += get_u16(&blob[at..], NEXT_OFFSET_AT);
     }
     Table::decode(&layout, &blob).unwrap()
@@ -127,6 +134,9 @@ fn the_chain_is_known_again_and_nothing_else_is() {
         assert!(!table.has_chain(&differently(|chain| chain.jumps.truncate(2))));
         assert!(!table.has_chain(&differently(|chain| chain.jumps[0].0 = Hook::Output)));
         assert!(!table.has_chain(&differently(|chain| chain.jumps[2].1 = Match::all())));
+        assert!(
+            !table.has_chain(&differently(|chain| chain.rules[2].then = Target::Dnat(Ipv4Addr::LOCALHOST, Some(8080))))
+        );
         assert!(!table.has_chain(&differently(|chain| chain.name = "TERRARIUM")));
     }
 }

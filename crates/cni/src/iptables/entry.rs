@@ -66,6 +66,10 @@ impl Entry {
             let mut bytes = entry.bytes.clone();
             bytes[84..88].fill(0); // nfcache
             bytes[92..112].fill(0); // comefrom, counters
+            // The target's length follows from the entry's. gVisor gives out that of revision 1 for DNAT's revision 2
+            // (`dnatTargetMakerR2.marshal` in its pkg/sentry/socket/netfilter/dnat.go).
+            let target = target_offset(&bytes);
+            bytes[target..target + 2].fill(0);
             if entry.jump.is_some() {
                 let at = verdict_at(&bytes);
                 bytes[at..at + 4].fill(0);
