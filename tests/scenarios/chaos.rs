@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use harness::{Cluster, DATA_DIR, Marks, eventually};
 
 crate::stories! {
+    once
     Own:
         rounds_of_up_and_down_leave_the_sandbox_as_it_was
         whatever_is_killed_nothing_acknowledged_is_lost

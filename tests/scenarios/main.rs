@@ -39,18 +39,25 @@ mod volumes;
 
 use std::process::ExitCode;
 
-/// The names, stages and scopes of a module's stories: `Stage: story story;`, or `Stage in SCOPE: story;`.
+/// The names, stages and scopes of a module's stories: `Stage: story story;`, or `Stage in SCOPE: story;`. After `once` they are
+/// played no second time.
 macro_rules! stories {
-    ($($stage:ident $(in $scope:ident)?: $($story:ident)*;)*) => {
-        pub const STORIES: &[&[harness::Scenario]] = &[$($crate::stories! { @group $stage [$($scope)?] $($story)* }),*];
+    (once $($groups:tt)*) => { $crate::stories! { @groups true $($groups)* } };
+    ($stage:ident $($groups:tt)*) => { $crate::stories! { @groups false $stage $($groups)* } };
+    (@groups $is_final:literal $($stage:ident $(in $scope:ident)?: $($story:ident)*;)*) => {
+        pub const STORIES: &[&[harness::Scenario]] =
+            &[$($crate::stories! { @group $is_final $stage [$($scope)?] $($story)* }),*];
     };
-    (@group $stage:ident [] $($story:ident)*) => { $crate::stories! { @group $stage [ALL_RIGHTS] $($story)* } };
-    (@group $stage:ident [$scope:ident] $($story:ident)*) => {
+    (@group $is_final:literal $stage:ident [] $($story:ident)*) => {
+        $crate::stories! { @group $is_final $stage [ALL_RIGHTS] $($story)* }
+    };
+    (@group $is_final:literal $stage:ident [$scope:ident] $($story:ident)*) => {
         &[$(harness::Scenario {
             name: concat!(module_path!(), "::", stringify!($story)),
             stage: harness::Stage::$stage,
             story: $story,
             scope: harness::Scope::$scope,
+            is_final: $is_final,
         },)*]
     };
 }

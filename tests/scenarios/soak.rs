@@ -9,6 +9,7 @@ use harness::Cluster;
 use crate::gaps::FIGURES;
 
 crate::stories! {
+    once
     Shared in BUILDS:
         a_cluster_is_well_for_as_long_as_it_runs;
 }

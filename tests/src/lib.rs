@@ -5,7 +5,8 @@
 //! then tells how the cluster stands. Where each scenario takes place says its [`Stage`]: those that only use the
 //! cluster share one, those that stop or kill it have one of their own. As many as there are cores are played at a time, in
 //! different stages (`--test-threads`). In which kinds of sandboxes ([`Kind`]) it is played says its [`Scope`]; of the whole
-//! matrix a run plays a cut, unless the variable `MATRIX` says `full` or names a kind.
+//! matrix a run plays a cut, unless the variable `MATRIX` says `full` or names a kind. `SECOND_TRIES` says how many that fail are
+//! played again.
 //!
 //! Everything that a run leaves is in `target/scenarios/<time of the run>`, and `target/scenarios/latest` leads there.
 

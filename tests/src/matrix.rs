@@ -152,7 +152,7 @@ mod tests {
     use crate::Stage;
 
     fn scenario(name: &'static str, stage: Stage, scope: Scope) -> Scenario {
-        Scenario { name, stage, story: |_| {}, scope }
+        Scenario { name, stage, story: |_| {}, scope, is_final: false }
     }
 
     fn scenarios() -> [Scenario; 3] {

@@ -13,6 +13,8 @@ use crate::Kind;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Passed,
+    /// It failed at first, for this reason, and passed in a new sandbox. It took as long as both.
+    Unsteady(String),
     /// For this reason, in a line.
     Failed(String),
     /// What it is about is known not to work there, for this reason.
@@ -29,9 +31,10 @@ pub(crate) struct Result {
 }
 
 impl Outcome {
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Passed => "ok",
+            Self::Unsteady(_) => "unsteady",
             Self::Failed(_) => "failed",
             Self::Lacking(_) => "lacking",
             Self::LeftOut => "left out",
@@ -47,10 +50,10 @@ pub(crate) fn json(results: &[Result]) -> Value {
             "scenario": result.scenario,
             "outcome": result.outcome.name(),
         });
-        if let Outcome::Failed(why) | Outcome::Lacking(why) = &result.outcome {
+        if let Outcome::Unsteady(why) | Outcome::Failed(why) | Outcome::Lacking(why) = &result.outcome {
             entry["why"] = json!(why);
         }
-        if let Outcome::Passed | Outcome::Failed(_) = &result.outcome {
+        if let Outcome::Passed | Outcome::Unsteady(_) | Outcome::Failed(_) = &result.outcome {
             entry["seconds"] = json!(result.took.as_secs_f64());
         }
         entry
@@ -97,7 +100,7 @@ pub(crate) fn support_matrix(results: &[Result], date: &str) -> std::result::Res
         for (_, scenario) in COLUMNS {
             let cell = match seen.get(scenario) {
                 None => "\u{2014}".to_owned(),
-                Some(Outcome::Passed) => "yes".to_owned(),
+                Some(Outcome::Passed | Outcome::Unsteady(_)) => "yes".to_owned(),
                 Some(Outcome::Failed(_)) => "**fails**".to_owned(),
                 Some(Outcome::LeftOut) => return Err(format!("{scenario} was not played in {kind}")),
                 Some(Outcome::Lacking(why)) => {
@@ -171,14 +174,16 @@ mod tests {
     #[test]
     fn the_document_has_every_result() {
         let mut results = results();
-        results.truncate(3);
+        results.truncate(4);
         results[1].outcome = Outcome::Lacking("so it is".to_owned());
         results[2].outcome = Outcome::LeftOut;
+        results[3].outcome = Outcome::Unsteady("so it was".to_owned());
         let document = json(&results);
         assert_eq!(document[0]["outcome"], "ok");
         assert_eq!(document[0]["seconds"], 1.5);
         assert_eq!(document[1]["why"], "so it is");
         assert_eq!((&document[2]["outcome"], document[2].get("seconds")), (&json!("left out"), None));
+        assert_eq!((&document[3]["outcome"], &document[3]["why"]), (&json!("unsteady"), &json!("so it was")));
     }
 
     #[test]

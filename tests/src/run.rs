@@ -1,4 +1,4 @@
-//! One run of the scenarios: what of the matrix is played, in which lanes, what is told at the end.
+//! One run of the scenarios: what of the matrix is played, in which lanes and how often, what is told at the end.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -8,6 +8,7 @@ use std::num::NonZero;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,6 +36,8 @@ pub struct Scenario {
     pub story: fn(&Cluster),
     /// The kinds of sandboxes in which it is played.
     pub scope: Scope,
+    /// Whether it is never played a second time: it goes by chance, or over what others left.
+    pub is_final: bool,
 }
 
 /// What a story panics with when what it is about is known not to work in this kind of sandbox.
@@ -48,8 +51,9 @@ thread_local! {
 /// Runs the scenarios that the command line asks for; in a lane, one kind of sandbox after the other and stage after stage.
 pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     installation::point_at_runsc();
-    let extent = match Extent::asked_for() {
-        Ok(extent) => extent,
+    let asked_for = Extent::asked_for().and_then(|extent| Ok((extent, second_tries()?)));
+    let (extent, second_tries) = match asked_for {
+        Ok(asked_for) => asked_for,
         Err(error) => {
             eprintln!("scenarios: {error}");
             return ExitCode::FAILURE;
@@ -67,6 +71,7 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     for scenario in &mut scenarios {
         scenario.name = scenario.name.split_once("::").map_or(scenario.name, |(_, name)| name);
     }
+    let second_tries = Arc::new(AtomicUsize::new(second_tries));
     let artefacts = artefacts();
     let obstacle = obstacle();
     let (told, played) = mpsc::channel();
@@ -74,20 +79,20 @@ pub fn main(mut scenarios: Vec<Scenario>) -> ExitCode {
     arguments.test_threads = Some(plays.len());
     let trial = |(number, play): (usize, &Play)| {
         let (play, artefacts, obstacle, told) = (*play, artefacts.clone(), obstacle.clone(), told.clone());
-        let lanes = Arc::clone(&lanes);
+        let (lanes, second_tries) = (Arc::clone(&lanes), Arc::clone(&second_tries));
         let trial = Trial::ignorable_test(play.scenario.name, move || match obstacle {
             Some(Obstacle::Unfit(reason)) => Ok(Completion::ignored_with(reason)),
             Some(Obstacle::NotBuilt(reason)) => Err(Failed::from(reason)),
             None => lanes.in_turn(number, play.place(), |stages| {
                 let start = Instant::now();
-                let result = perform(&play, stages, &artefacts);
-                let (outcome, completion) = match result {
-                    Ok(()) => (Outcome::Passed, Ok(Completion::Completed)),
-                    Err(Unplayed::Lacking(why)) => (Outcome::Lacking(why.clone()), Ok(Completion::ignored_with(why))),
-                    Err(Unplayed::Failed(failure)) => {
-                        (Outcome::Failed(first_line(&failure).to_owned()), Err(Failed::from(failure)))
+                let none = AtomicUsize::new(0);
+                let second_tries = if play.scenario.is_final { &none } else { &*second_tries };
+                let (outcome, completion) = outcome(second_tries, |is_again| {
+                    if is_again {
+                        stages.leave();
                     }
-                };
+                    perform(&play, stages, &artefacts)
+                });
                 let (kind, scenario, took) = (play.kind, play.scenario.name, start.elapsed());
                 // The receiver lives until the end of this function.
                 let _ = told.send(Played { kind, scenario, outcome, took });
@@ -150,6 +155,31 @@ enum Unplayed {
     Failed(String),
 }
 
+/// What comes of a play, which is played again if it fails and one of the second tries is left.
+fn outcome(
+    second_tries: &AtomicUsize,
+    mut play: impl FnMut(bool) -> Result<(), Unplayed>,
+) -> (Outcome, Result<Completion, Failed>) {
+    let (mut result, mut passed) = (play(false), Outcome::Passed);
+    if let Err(Unplayed::Failed(failure)) = &result
+        && second_tries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    {
+        eprintln!("scenarios: this one failed and is played again: {failure}");
+        passed = Outcome::Unsteady(first_line(failure).to_owned());
+        result = play(true);
+    }
+    match result {
+        Ok(()) => (passed, Ok(Completion::Completed)),
+        Err(Unplayed::Lacking(_)) if let Outcome::Unsteady(why) = passed => {
+            (Outcome::Failed(why.clone()), Err(why.into()))
+        }
+        Err(Unplayed::Lacking(why)) => (Outcome::Lacking(why.clone()), Ok(Completion::ignored_with(why))),
+        Err(Unplayed::Failed(failure)) => {
+            (Outcome::Failed(first_line(&failure).to_owned()), Err(Failed::from(failure)))
+        }
+    }
+}
+
 fn perform(play: &Play, stages: &mut Stages, artefacts: &Path) -> Result<(), Unplayed> {
     let scenario = &play.scenario;
     let cluster = stages.enter(play.place(), scenario.name, artefacts).map_err(Unplayed::Failed)?;
@@ -191,12 +221,16 @@ fn tell(played: &[Played], artefacts: &Path) {
     for Played { kind, scenario, outcome, took } in played {
         let kind = if *kind == Kind::ORDINARY { String::new() } else { format!("[{kind}] ") };
         let outcome = match outcome {
-            Outcome::Passed => "ok     ",
+            Outcome::Passed => "ok      ",
+            Outcome::Unsteady(why) => {
+                let _ = writeln!(failures, "unsteady: {kind}{scenario}: at first {why}");
+                "unsteady"
+            }
             Outcome::Failed(why) => {
                 let _ = writeln!(failures, "failed: {kind}{scenario}: {why}");
-                "FAILED "
+                "FAILED  "
             }
-            Outcome::Lacking(_) => "lacking",
+            Outcome::Lacking(_) => "lacking ",
             Outcome::LeftOut => continue,
         };
         let _ = writeln!(text, "{:>6.1} s  {outcome}  {kind}{scenario}", took.as_secs_f64());
@@ -210,8 +244,56 @@ fn tell(played: &[Played], artefacts: &Path) {
     }
 }
 
+/// How many scenarios that fail may be played a second time, by the variable `SECOND_TRIES`. More that fail are no accidents.
+fn second_tries() -> Result<usize, String> {
+    match std::env::var("SECOND_TRIES").as_deref() {
+        Ok("") | Err(_) => Ok(0),
+        Ok(count) => count.parse().map_err(|error| format!("SECOND_TRIES={count}: {error}")),
+    }
+}
+
 /// The directory of this run, to which `latest` leads once something is in it.
 fn artefacts() -> PathBuf {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     installation::artefacts().join(format!("{}-{}", now.as_secs(), std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of plays with these failures, and how many there were.
+    fn played(tries: usize, failures: &[&str]) -> (Outcome, bool, usize) {
+        let mut plays = Vec::new();
+        let (outcome, completion) = outcome(&AtomicUsize::new(tries), |is_again| {
+            plays.push(is_again);
+            failures.get(plays.len() - 1).map_or(Ok(()), |why| Err(Unplayed::Failed(format!("{why}\nand more"))))
+        });
+        assert!(plays == [false] || plays == [false, true], "{plays:?}");
+        (outcome, completion.is_ok(), plays.len())
+    }
+
+    #[test]
+    fn what_fails_is_played_once_more_while_second_tries_are_left() {
+        assert_eq!(played(2, &[]), (Outcome::Passed, true, 1));
+        assert_eq!(played(1, &["a"]), (Outcome::Unsteady("a".to_owned()), true, 2));
+        assert_eq!(played(1, &["a", "b"]), (Outcome::Failed("b".to_owned()), false, 2));
+        assert_eq!(played(0, &["a"]), (Outcome::Failed("a".to_owned()), false, 1));
+    }
+
+    #[test]
+    fn all_have_the_second_tries_together() {
+        let tries = AtomicUsize::new(1);
+        let fail = |_| Err(Unplayed::Failed("so".to_owned()));
+        assert_eq!(outcome(&tries, |is_again| if is_again { Ok(()) } else { fail(()) }).0.name(), "unsteady");
+        assert_eq!(outcome(&tries, |_| fail(())).0.name(), "failed");
+    }
+
+    #[test]
+    fn what_failed_is_not_lacking_at_last() {
+        let lack = || Err(Unplayed::Lacking("so it is".to_owned()));
+        assert_eq!(outcome(&AtomicUsize::new(1), |_| lack()).0.name(), "lacking");
+        let fail = |is_again| if is_again { lack() } else { Err(Unplayed::Failed("so it was".to_owned())) };
+        assert_eq!(outcome(&AtomicUsize::new(1), fail).0, Outcome::Failed("so it was".to_owned()));
+    }
 }

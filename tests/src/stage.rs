@@ -1,5 +1,6 @@
 //! Where scenarios take place.
 
+use std::iter;
 use std::path::Path;
 
 use crate::{Cluster, Kind};
@@ -63,9 +64,15 @@ fn set_up(Place { kind, stage }: Place, scenario: &str, artefacts: &Path) -> Res
     if kind != Kind::ORDINARY {
         name = format!("{}-{name}", kind.directory());
     }
-    let cluster = Cluster::in_new_sandbox(kind, &artefacts.join(name))?;
-    if matches!(stage, Stage::Shared | Stage::Harmed) {
-        cluster.terrarium("up").ok().map_err(|failure| format!("{failure}\n{}", cluster.diagnosis()))?;
+    // A stage that is set up again has a directory of its own: what the one before left is kept.
+    let names = iter::once(name.clone()).chain((2..).map(|number| format!("{name}-{number}")));
+    let unused = names.map(|name| artefacts.join(name)).find(|path| !path.exists());
+    let cluster = Cluster::in_new_sandbox(kind, &unused.ok_or("numbers do not end")?)?;
+    if matches!(stage, Stage::Shared | Stage::Harmed)
+        && let Err(failure) = cluster.terrarium("up").ok()
+    {
+        cluster.keep_logs();
+        return Err(format!("{failure}\n{}", cluster.diagnosis()));
     }
     Ok(cluster)
 }
