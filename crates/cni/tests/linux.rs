@@ -15,14 +15,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
-use terrarium_cni::iptables::{Chain, Hook, Match, Place, Protocol, Target};
-use terrarium_cni::nat::Nat;
 use terrarium_cni::netlink::Netlink;
-use terrarium_cni::{CHAINS, NetworkSettings, network_config};
+use terrarium_cni::{NetworkSettings, network_config};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -248,80 +245,7 @@ fn ip(arguments: &str) -> bool {
     Command::new("ip").args(arguments.split(' ')).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Linux checks every entry of a table, and gives it back.
-fn the_kernel_takes_all_kinds_of_rules() {
-    let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
-    let (tcp, udp) = (Match::protocol(Protocol::Tcp), Match::protocol(Protocol::Udp));
-    let nat = match Nat::open().and_then(|nat| nat.extent().map(|_| nat)) {
-        Ok(nat) => nat,
-        Err(error) => return println!("linux: rules are skipped: {error}"),
-    };
-    let chain = |name, hook, when: Match, place, rules| Chain { name, jumps: vec![(hook, when)], place, rules };
-    let before = [
-        tcp.clone().to(net("10.43.0.10/32")).then(Target::Return),
-        tcp.clone().to(net("10.43.0.0/16")).then(Target::Redirect(10243)),
-        udp.clone().from(net("10.42.0.0/24")).then(Target::Dnat([10, 42, 0, 1].into(), None)),
-        tcp.not_from(net("10.42.0.5/32"))
-            .from_ports(1024..=2047)
-            .to_ports(80..=80)
-            .then(Target::Dnat([10, 42, 0, 5].into(), Some(8080))),
-    ];
-    let after = [
-        udp.to_ports(53..=54).then(Target::Return),
-        Match::all().from(net("10.42.0.2/31")).then(Target::Drop),
-        Match::protocol(Protocol::Tcp).not_to(net("10.42.0.0/16")).then(Target::Snat([10, 201, 0, 2].into())),
-    ];
-    let dns = Match::all().to(net("10.43.0.10/32"));
-    let chains = [
-        chain(CHAINS[1], Hook::Prerouting, Match::all(), Place::First, before.to_vec()),
-        chain(CHAINS[2], Hook::Postrouting, Match::all(), Place::First, after.to_vec()),
-        chain(CHAINS[3], Hook::Input, dns, Place::First, after[..2].to_vec()),
-    ];
-    let untouched = nat.extent().unwrap();
-    let set = || {
-        nat.change(|table| {
-            let mut changed = false;
-            for chain in &chains {
-                changed |= table.set_chain(chain)?;
-            }
-            Ok(changed)
-        })
-    };
-    assert!(set().unwrap() && !set().unwrap(), "what is there is not set again");
-    let table = nat.read().unwrap();
-    assert!(chains.iter().all(|chain| table.has_chain(chain)));
-    assert_eq!(table.size(), untouched.size as usize + chains.iter().map(Chain::size).sum::<usize>());
-    assert!(nat.remove_chains(&CHAINS).unwrap());
-    assert_eq!(nat.extent().unwrap(), untouched);
-    println!("linux: the kernel takes all kinds of rules and gives them back");
-}
-
-/// Who reads need not have the lock.
-fn a_table_that_changes_is_read() {
-    let (Ok(nat), Ok(other)) = (Nat::open(), Nat::open()) else { return };
-    if nat.extent().is_err() {
-        return;
-    }
-    let rules = (1..20).map(|port| Match::protocol(Protocol::Tcp).to_ports(port..=port).then(Target::Return));
-    let jumps = vec![(Hook::Prerouting, Match::all())];
-    let chain = Chain { name: CHAINS[1], jumps, place: Place::First, rules: rules.collect() };
-    let changes = thread::spawn(move || {
-        for _ in 0..200 {
-            other.change(|table| table.set_chain(&chain)).unwrap();
-            other.remove_chains(&CHAINS).unwrap();
-            thread::sleep(Duration::from_millis(1));
-        }
-    });
-    while !changes.is_finished() {
-        nat.read().expect("it is read again");
-    }
-    changes.join().unwrap();
-    println!("linux: a table that changes is read");
-}
-
 fn story(components: &Path) {
-    a_table_that_changes_is_read();
-    the_kernel_takes_all_kinds_of_rules();
     let mut node = Node::new(components);
     let (one, two, nowhere) = (Pod::new(), Pod::new(), Path::new(""));
 
