@@ -130,7 +130,10 @@ fn killed_tracers_and_file_systems_hang_nobody(cluster: &Cluster) {
     }
     cluster.eventually_runs(Duration::from_secs(120));
     let stat = "cat /sys/fs/cgroup/memory/terrarium/memory.stat";
-    cluster.run(["terrarium", "exec", "--", "sh", "-c", stat]).succeeds().prints("total_rss");
+    // Its server is on record before it serves.
+    let read = || cluster.run(["terrarium", "exec", "--", "sh", "-c", stat]).ok();
+    let stat = eventually(Duration::from_secs(30), read);
+    assert!(stat.contains("total_rss"), "{stat}");
     namespace.kubectl("wait deployment/web --for=condition=Available --timeout=120s");
     // The tracer and the traced one, and none that was left.
     cluster.eventually_counts("[l]ibexec/terrarium/kubernetes kubelet", 2);

@@ -215,7 +215,7 @@ fn interception_alone_makes_a_node(cluster: &Cluster) {
     assert_eq!(node()["spec"]["taints"][0]["key"], "terrarium.dev/no-pods");
     let namespace = cluster.namespace("without-mounts");
     namespace.apply(WEB);
-    eventually(Duration::from_secs(10), || match namespace.kubectl("describe pod web") {
+    eventually(Duration::from_secs(60), || match namespace.kubectl("describe pod web") {
         told if told.contains("FailedScheduling") && told.contains("untolerated taint") => Ok(()),
         told => Err(told),
     });

@@ -180,7 +180,7 @@ fn a_cluster_without_metrics_server_has_no_api_for_it(cluster: &Cluster) {
 }
 
 /// Whether the API server passes requests on, and says that it does.
-fn is_served(cluster: &Cluster) -> Result<(), String> {
+pub fn is_served(cluster: &Cluster) -> Result<(), String> {
     let available =
         "get apiservice v1beta1.metrics.k8s.io -o jsonpath={.status.conditions[?(@.type==\"Available\")].status}";
     let said = cluster.try_kubectl(available).ok()?;

@@ -325,6 +325,8 @@ fn doctor_says_where_the_path_breaks(cluster: &Cluster) {
         .complains("the network breaks at node to Service")
         .complains("terrarium logs netd")
         .prints("✓ node to Pod");
+    // While its API is out of reach no namespace goes.
+    eventually(Duration::from_secs(60), || crate::metrics::is_served(cluster));
 }
 
 pub const CURL: &str = "curl -sSf --max-time 5";

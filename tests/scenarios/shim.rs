@@ -117,8 +117,8 @@ fn a_pod_whose_shim_was_killed_comes_back(cluster: &Cluster) {
         let pod = namespace.json("get pod web");
         let status = &pod["status"]["containerStatuses"][0];
         let other = shims(cluster).iter().all(|shim| shim.pid != killed);
-        // Twice where the kubelet was starting the container in the sandbox that was ending.
-        let again = matches!(status["restartCount"].as_u64(), Some(1 | 2));
+        // More than once where the kubelet was starting the container in the sandbox that was ending.
+        let again = status["restartCount"].as_u64() >= Some(1);
         if status["ready"] == true && again && other { Ok(()) } else { Err(status.to_string()) }
     });
     namespace.exec("web", "echo back").succeeds().prints("back");
@@ -166,8 +166,8 @@ fn all_of_a_container_ends_with_what_its_shim_waits_for(cluster: &Cluster) {
     cluster.sh(&END.replace("UID", pod["metadata"]["uid"].as_str().expect("a UID"))).succeeds();
     eventually(Duration::from_secs(120), || {
         let status = namespace.json("get pod web")["status"]["containerStatuses"][0].clone();
-        // Twice where containerd was killed while it started the container again.
-        let again = matches!(status["restartCount"].as_u64(), Some(1 | 2));
+        // More than once where containerd was killed while it started the container again.
+        let again = status["restartCount"].as_u64() >= Some(1);
         if status["ready"] == true && again { Ok(()) } else { Err(status.to_string()) }
     });
 }
@@ -235,7 +235,8 @@ fn chaos_among_shims_runtime_and_containerd_costs_no_pod(cluster: &Cluster) {
     // Who ends by itself just then is missed.
     assert!(killed.len() * 3 >= rounds() as usize, "only these were there to kill: {killed:?}");
     cluster.eventually_runs(Duration::from_secs(120));
-    namespace.kubectl("rollout status deployment/web --timeout=180s");
+    let rolled_out = || namespace.try_kubectl("rollout status deployment/web --timeout=20s").ok();
+    eventually(Duration::from_secs(180), rolled_out);
     namespace.kubectl("delete deployment web --cascade=foreground");
     nothing_is_left_of_pods(cluster);
     cluster.terrarium("down").succeeds();

@@ -149,7 +149,7 @@ impl Layout {
     }
 
     /// Removes the runtime directory; call it with the lock held. The lock goes last: up to then it keeps a new supervisor
-    /// out, and what one that has a new lock puts there stays.
+    /// out, and what one that has a new lock puts there stays, as does what an `up` makes ready meanwhile.
     pub(crate) fn remove_runtime(&self) -> Result<(), Error> {
         let lock = self.lock();
         for entry in fs::read_dir(&self.runtime).map_err(Error::io("read", &self.runtime))? {
@@ -159,16 +159,10 @@ impl Layout {
                 continue;
             }
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::io("remove", &path))?;
+            unless_in_use(&path, if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) })?;
         }
         fs::remove_file(&lock).map_err(Error::io("remove", &lock))?;
-        match fs::remove_dir(&self.runtime) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
-                Err(Error::io("remove", &self.runtime)(error))
-            }
-            _ => Ok(()),
-        }
+        unless_in_use(&self.runtime, fs::remove_dir(&self.runtime))
     }
 
     /// Removes the data directory, if it is ours. What says so goes last, so that it can be done again after an
@@ -309,6 +303,16 @@ impl Layout {
 pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
     let make = DirBuilder::new().recursive(true).mode(0o700).create(path);
     make.map_err(Error::io("make the directory", path))
+}
+
+/// What came of a removal, but for another who was quicker or is putting new files there.
+fn unless_in_use(path: &Path, removed: io::Result<()>) -> Result<(), Error> {
+    match removed {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a file, or a directory with all that is in it; that it is gone already is fine.

@@ -95,18 +95,14 @@ pub fn up(
         refuse_another(layout)?;
         follow(layout, &supervisor, start, wishes, &mut on_event)
     });
-    let is_anothers =
-        || process::recorded(layout, GUARDIAN).is_some_and(|other| other.pid.cast_unsigned() != child.id());
+    let guardian = child.id().cast_signed();
+    let is_anothers = || process::recorded(layout, GUARDIAN).is_some_and(|other| other.pid != guardian);
     if matches!(result, Err(Error::Interrupted { .. })) && !was_there && !is_anothers() {
         on_event(&Event::Stopping);
-        // The guardian first, lest it starts another supervisor; one that has no record yet goes with it. What a supervisor
-        // could not undo so early is undone below.
-        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        // The guardian first, lest it starts another supervisor.
+        let _ = kill(Pid::from_raw(guardian), Signal::SIGTERM);
         let _ = child.wait();
-        if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
-            supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
-        }
-        undo_rest(layout);
+        undo_start(layout, is_anothers)?;
         return Err(Error::Interrupted { what_now: "the start was undone" });
     }
     if matches!(result, Err(Error::Supervisor { .. })) {
@@ -117,6 +113,22 @@ pub fn up(
         undo_rest(layout);
     }
     result
+}
+
+/// Ends the supervisor of a start that lost its guardian, and undoes what it could not undo itself so early. Up to its record
+/// the lock alone tells of it: it may be about to end, or to write that.
+fn undo_start(layout: &Layout, is_anothers: impl Fn() -> bool) -> Result<(), Error> {
+    let start = Instant::now();
+    while !is_anothers() {
+        if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+            supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
+        }
+        match supervisor::lock(layout) {
+            Err(Error::AlreadyRunning { .. }) if start.elapsed() < DOWN_LIMIT => std::thread::sleep(NEWS_INTERVAL),
+            lock => return lock.and_then(|lock| remove_rest(layout, lock)).map(drop),
+        }
+    }
+    Ok(())
 }
 
 /// Undoes what a supervisor that ended could not.
@@ -363,6 +375,28 @@ mod tests {
         let wishes = Wishes { wait: Duration::ZERO, api_port: None, reset_store: false, interrupted };
         let result = follow(&layout, supervisor, Instant::now(), &wishes, |event| told.push(event.clone()));
         (result, told)
+    }
+
+    #[test]
+    fn a_supervisor_that_has_no_record_yet_is_waited_for() {
+        let (_root, layout) = Layout::temporary();
+        let lock = supervisor::lock(&layout).unwrap();
+        let (mut child, late) = sleeper();
+        std::thread::scope(|scope| {
+            let undone = scope.spawn(|| undo_start(&layout, || false));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(layout.runtime().exists());
+            process::record(&layout, SUPERVISOR, &late).unwrap();
+            assert!(!child.wait().unwrap().success(), "it is ended");
+            drop(lock);
+            undone.join().unwrap().unwrap();
+        });
+        assert!(!layout.runtime().exists());
+
+        // That of another `up` is none of ours.
+        let _lock = supervisor::lock(&layout).unwrap();
+        undo_start(&layout, || true).unwrap();
+        assert!(layout.runtime().exists());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! namespace by the journal, joins it, and goes on with them by their records.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::process::Child;
@@ -121,8 +122,11 @@ pub(crate) fn lock(layout: &Layout) -> Result<File, Error> {
     let path = layout.lock();
     loop {
         layout.make_runtime()?;
-        let file =
-            OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))?;
+        let file = match OpenOptions::new().create(true).append(true).mode(0o600).open(&path) {
+            // Another `down` has removed the directory meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file.map_err(Error::io("open", &path))?,
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
