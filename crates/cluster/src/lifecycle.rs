@@ -115,20 +115,29 @@ pub fn up(
     result
 }
 
-/// Ends the supervisor of a start that lost its guardian, and undoes what it could not undo itself so early. Up to its record
-/// the lock alone tells of it: it may be about to end, or to write that.
+/// Ends the supervisor of a start that lost its guardian, and undoes what it could not undo itself so early.
 fn undo_start(layout: &Layout, is_anothers: impl Fn() -> bool) -> Result<(), Error> {
-    let start = Instant::now();
-    while !is_anothers() {
-        if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
+    let lock = lock_once_ended(layout, || {
+        let is_ours = !is_anothers();
+        if is_ours && let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
             supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
         }
+        Ok(is_ours)
+    })?;
+    lock.map_or(Ok(()), |lock| remove_rest(layout, lock).map(drop))
+}
+
+/// The supervisor's lock, had once `end` has ended who has it; `None` once that says to leave it. Up to its record the lock
+/// alone tells of a supervisor: it may be about to write that, or to end.
+fn lock_once_ended(layout: &Layout, mut end: impl FnMut() -> Result<bool, Error>) -> Result<Option<File>, Error> {
+    let start = Instant::now();
+    while end()? {
         match supervisor::lock(layout) {
             Err(Error::AlreadyRunning { .. }) if start.elapsed() < DOWN_LIMIT => std::thread::sleep(NEWS_INTERVAL),
-            lock => return lock.and_then(|lock| remove_rest(layout, lock)).map(drop),
+            lock => return lock.map(Some),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Undoes what a supervisor that ended could not.
@@ -273,27 +282,24 @@ pub fn down(layout: &Layout, purge: bool) -> Result<bool, Error> {
     exec::refuse_running(layout)?;
     let mut was_running = false;
     if layout.runtime().exists() {
-        let start = Instant::now();
         let mut stopped = None;
-        let lock = loop {
+        let lock = lock_once_ended(layout, || {
             // First, lest it starts the supervisor again that is stopped next.
             stop_guardian(layout)?;
             if let Some(supervisor) = process::recorded(layout, SUPERVISOR) {
                 // An `up` that waited for the end has begun another cluster since: that one nobody asked to end.
                 if stopped.as_ref().is_some_and(|stopped| *stopped != supervisor) {
-                    let data_dir = layout.data().to_owned();
-                    return if purge { Err(Error::AlreadyRunning { data_dir }) } else { Ok(true) };
+                    return Ok(false);
                 }
-                was_running = true;
                 supervisor.stop(SUPERVISOR, DOWN_LIMIT)?;
                 stopped = Some(supervisor);
             }
-            match supervisor::lock(layout) {
-                Ok(lock) => break lock,
-                // A supervisor that is about to write its record.
-                Err(Error::AlreadyRunning { .. }) if start.elapsed() < DOWN_LIMIT => std::thread::sleep(NEWS_INTERVAL),
-                Err(error) => return Err(error),
-            }
+            Ok(true)
+        })?;
+        was_running = stopped.is_some();
+        let Some(lock) = lock else {
+            let data_dir = layout.data().to_owned();
+            return if purge { Err(Error::AlreadyRunning { data_dir }) } else { Ok(true) };
         };
         // One that the supervisor started in its last moment.
         stop_guardian(layout)?;
